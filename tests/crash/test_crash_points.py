@@ -9,7 +9,6 @@ from contextlib import suppress
 import aiohttp
 import pytest
 
-from paidup.db.connection import is_sqlite
 from paidup.db.models import StripeEvent
 from tests.conftest import World
 from tests.crash.driver import BatchStep, SpendStep, Step
@@ -68,8 +67,8 @@ async def test_a_webhook_whose_process_dies_at_any_step_credits_once_all_the_sam
     """S13, S14, S17: killed at this step; the sweeps of a fresh process finish it, and the watcher is told.
 
     Stripe delivers once and then not again, and answers nobody until the sweep: the stored event
-    is all there is. Only where not even that was stored the sweep has to ask Stripe's lists: on PostgreSQL
-    it is stored in the transaction that credits.
+    is all there is. Only where not even that was stored the sweep has to ask Stripe's lists: it is stored in
+    the transaction that credits.
     """
     world, stripe_side = scene.world, scene.world.stripe_side
     watched = await world.server(webhooks=False)
@@ -84,8 +83,7 @@ async def test_a_webhook_whose_process_dies_at_any_step_credits_once_all_the_sam
         with suppress(aiohttp.ClientError):
             await doomed.webhook(event)
         await wait_until(lambda: dead(child))
-        unstored = [Step.BEFORE_STORE] if is_sqlite() else [Step.BEFORE_STORE, Step.BEFORE_COMMIT]
-        if step in unstored:
+        if step in (Step.BEFORE_STORE, Step.BEFORE_COMMIT):
             assert await scene.events() == []
             await stripe_side.conditions(api_down=False)
         await scene.sweep()

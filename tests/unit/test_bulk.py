@@ -190,8 +190,7 @@ async def an_open_invoice(external_id: str = "user-1") -> Invoice:
     return await an_invoice(await an_account(external_id))
 
 
-@on_postgres
-async def test_unchanged_rows_of_several_are_written_in_one_statement() -> None:
+async def test_unchanged_rows_of_several_are_written_together() -> None:
     invoices = [await an_open_invoice(f"user-{number}") for number in range(3)]
     assert await write_unchanged(await read_and_change(*invoices)) == [True] * 3
     for invoice in invoices:
@@ -203,7 +202,6 @@ async def test_unchanged_rows_of_several_are_written_in_one_statement() -> None:
         assert (await Account.get(id=invoice.account_id)).balance == 2000
 
 
-@on_postgres
 async def test_a_column_that_one_of_them_changes_stays_with_the_others() -> None:
     """One statement writes the columns that any of them changes."""
     invoices = [await an_open_invoice("user-1"), await an_open_invoice("user-2")]
@@ -216,7 +214,6 @@ async def test_a_column_that_one_of_them_changes_stays_with_the_others() -> None
     assert [(account.balance, account.low_balance) for account in accounts] == [(2000, 5), (2000, 7)]
 
 
-@on_postgres
 @pytest.mark.parametrize("changed", [Invoice, Account])
 async def test_one_whose_row_has_changed_is_left_out(changed: type[Invoice | Account]) -> None:
     """S10: any column counts, even where the row's own `version` is the same; the others are written."""
@@ -245,7 +242,6 @@ async def test_one_whose_row_is_locked_is_left_out_and_not_waited_for(
     assert (await CreditGrant.get()).invoice_id == second.id
 
 
-@on_postgres
 async def test_one_with_a_new_row_that_exists_is_left_out() -> None:
     first, second = await an_open_invoice("user-1"), await an_open_invoice("user-2")
     read = await read_and_change(first, second)
@@ -257,7 +253,6 @@ async def test_one_with_a_new_row_that_exists_is_left_out() -> None:
     assert [row.id for row in await StripeEvent.all().order_by("id")] == ["evt_0", "evt_1"]
 
 
-@on_postgres
 async def test_one_that_refers_to_a_known_row_keeps_its_reference() -> None:
     """Where another of the statement refers, by the same column, to a row that it inserts."""
     first, second = await an_open_invoice("user-1"), await an_open_invoice("user-2")
@@ -277,7 +272,6 @@ async def test_one_that_refers_to_a_known_row_keeps_its_reference() -> None:
     assert kept == {"known": known.id, **new}
 
 
-@on_postgres
 async def test_nothing_is_written_where_one_breaks_another_key() -> None:
     """Its caller tries each by itself."""
     first, second = await an_open_invoice("user-1"), await an_open_invoice("user-2")

@@ -32,7 +32,7 @@ from tests.support.provisioning import paid
 from tests.support.waiting import wait_until
 
 ON_POSTGRES = pytest.mark.parametrize("module_database_url", ["postgres"], indirect=True)
-"""On SQLite, each settlement is a transaction of its own."""
+"""SQLite has no locks of rows."""
 
 
 @pytest.fixture
@@ -113,7 +113,6 @@ async def assert_credited_once(*invoices: Invoice) -> None:
         assert [entry.balance_after for entry in entries] == [2000 * n for n in range(1, len(entries) + 1)]
 
 
-@ON_POSTGRES
 async def test_those_that_come_together_are_written_together(settlement: Settlement, gate: Gate) -> None:
     invoices = [await an_open_invoice() for _ in range(6)]
     events = [an_event(f"evt_together_{number}") for number in range(6)]
@@ -131,7 +130,6 @@ async def test_those_that_come_together_are_written_together(settlement: Settlem
     assert len(stored) == 6
 
 
-@ON_POSTGRES
 async def test_two_events_of_one_invoice_credit_it_once(settlement: Settlement, gate: Gate) -> None:
     """The second is answered by what the first has written."""
     first, invoice = await an_open_invoice(), await an_open_invoice()
@@ -146,7 +144,6 @@ async def test_two_events_of_one_invoice_credit_it_once(settlement: Settlement, 
     assert [row.id for row in await StripeEvent.filter(id__startswith="evt_twin")] == ["evt_twin_1"]
 
 
-@ON_POSTGRES
 async def test_two_events_of_an_invoice_that_is_left_out_are_both_left_out(
     settlement: Settlement, gate: Gate
 ) -> None:
@@ -174,7 +171,6 @@ async def test_many_invoices_of_one_account_are_each_credited(settlement: Settle
     await assert_credited_once(*invoices)
 
 
-@ON_POSTGRES
 async def test_another_invoice_of_an_account_that_changes_waits_for_that(
     settlement: Settlement, gate: Gate
 ) -> None:
@@ -213,7 +209,6 @@ async def test_one_that_fails_harms_no_other(settlement: Settlement, monkeypatch
     assert await three_sums(invoices[2].account_id) == (0, 0, 0)
 
 
-@ON_POSTGRES
 async def test_one_that_breaks_a_key_harms_no_other(settlement: Settlement, gate: Gate) -> None:
     """A grant that no settlement has made: the database refuses a second one."""
     invoices = [await an_open_invoice() for _ in range(4)]
@@ -249,7 +244,6 @@ async def test_one_that_another_process_holds_delays_no_other(
     await assert_credited_once(*invoices)
 
 
-@ON_POSTGRES
 async def test_what_has_changed_since_it_was_read_is_decided_again(
     settlement: Settlement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +267,6 @@ async def test_what_has_changed_since_it_was_read_is_decided_again(
     await assert_credited_once(first, invoice)
 
 
-@ON_POSTGRES
 @pytest.mark.parametrize("handled", [False, True])
 async def test_an_event_that_is_stored_already_settles_nothing_here(
     settlement: Settlement, handled: bool
@@ -313,7 +306,6 @@ async def test_an_event_upon_which_stripe_is_asked_is_stored_before(settlement: 
     assert not await StripeEvent.exists(id="evt_earlier")
 
 
-@ON_POSTGRES
 async def test_one_event_delivered_twice_at_once_is_stored_once(settlement: Settlement, gate: Gate) -> None:
     """S11: also where it names two invoices, which no event of Stripe's does."""
     first, same, other = [await an_open_invoice() for _ in range(3)]

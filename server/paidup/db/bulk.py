@@ -130,18 +130,34 @@ async def insert_missing(
     model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> set[Any]:
     """Insert those of `rows` whose primary key is new. Returns the new keys."""
-    if is_sqlite():
-        created = [model(**dict(zip(columns, row, strict=True))) for row in rows]
-        existing = await model.filter(pk__in=[row.pk for row in created]).only(model._meta.pk_attr)
-        await model.bulk_create(created, ignore_conflicts=True)
-        return {row.pk for row in created} - {row.pk for row in existing}
+    db = connection()
+    if is_sqlite(db):
+        return await _insert_each_missing(db, model, columns, rows)
     query = (
         f'{_insert_sql(model, tuple(columns))} ON CONFLICT DO NOTHING RETURNING "{model._meta.db_pk_column}"'
     )
     # In a WITH: Tortoise takes the answer to a statement that begins with INSERT for a row count.
     query = f"WITH new AS ({query}) SELECT * FROM new"
-    _, found = await connection().execute_query(query, to_arrays(model, columns, rows))
+    _, found = await db.execute_query(query, to_arrays(model, columns, rows))
     return {cells[0] for cells in found}
+
+
+async def _insert_each_missing(
+    db: BaseDBAsyncClient, model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> set[Any]:
+    """On SQLite: in one transaction."""
+    query = f"{sqlite_insert_sql(model, tuple(columns))} ON CONFLICT DO NOTHING"
+    key, given = model._meta.db_pk_column, [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def insert(connection: sqlite3.Connection) -> set[Any]:
+        return {
+            values[key]
+            for values in given
+            if connection.execute(query, to_parameters(model, values)).rowcount
+        }
+
+    within = isinstance(db, TransactionalDBClient)
+    return await sqlite.run(db, insert if within else partial(sqlite.in_transaction, insert))
 
 
 @cache

@@ -1,23 +1,28 @@
-"""Writes the units of work of many callers by one statement, which is a transaction of its own.
+"""Writes the units of work of many callers in one transaction: on PostgreSQL by one statement, on SQLite in
+one call of the connection's thread.
 
 Each is written as a whole, or left out: where a row that it was decided from has changed since, is locked by
 another transaction, or one that it inserts exists already, by a primary key that it has. No row that was read
-is waited for. PostgreSQL only. Knows no table.
+is waited for. Knows no table.
 """
 
 # ruff: noqa: S608 - statements are made of the models' names and the callers' constants, never of a value
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import msgspec
 from tortoise.models import Model
 
-from paidup.db.bulk import array_type, quote_names, to_arrays
-from paidup.db.connection import connection
+from paidup.db import sqlite
+from paidup.db.bulk import array_type, quote_names, to_arrays, to_json
+from paidup.db.connection import connection, is_sqlite
+from paidup.db.instances import columns_of
 from paidup.db.unit_of_work import (
     Insert,
     Row,
@@ -34,20 +39,43 @@ _Kind = type[Model]
 class VersionedRows(msgspec.Struct, frozen=True):
     """Rows read without a lock, the version of each, and what is to be written if none has changed.
 
-    A version is PostgreSQL's xmin, which each update changes.
+    A version is PostgreSQL's xmin, which each update changes; on SQLite, all that the row had.
     """
 
     rows: tuple[Row, ...]
-    versions: tuple[str, ...]
+    versions: tuple[Any, ...]
     writes: UnitOfWork = msgspec.field(default_factory=UnitOfWork)
 
 
-async def read_versioned(condition: str, values: Sequence[Any], *models: type[Model]) -> list[VersionedRows]:
-    """The rows of these models for which `condition` holds, SQL with $1, $2 and so on for `values`."""
-    _, found = await connection().execute_query(select_sql(condition, False, models), list(values))
+async def read_versioned(
+    condition: str, values: Sequence[Sequence[str]], *models: type[Model]
+) -> list[VersionedRows]:
+    """The rows of these models for which `condition` holds: SQL that tests columns with `= ANY($1)`."""
+    db = connection()
+    if is_sqlite(db):
+        query, parameters = _among_sql(condition, models), [to_json(each) for each in values]
+        kept = await sqlite.run(db, lambda db: db.execute(query, parameters).fetchall())
+        return [
+            VersionedRows(rows_of(models, cells, True), _by_model(models, cells))
+            for cells in map(tuple, kept)
+        ]
+    _, found = await db.execute_query(select_sql(condition, False, models), list(values))
     return [
         VersionedRows(rows_of(models, cells, False), cells[-len(models) :]) for cells in map(tuple, found)
     ]
+
+
+@cache
+def _among_sql(condition: str, models: tuple[_Kind, ...]) -> str:
+    """For SQLite, to which a list is passed as JSON."""
+    return select_sql(
+        re.sub(r"= ANY\((.*?)\)", r"IN (SELECT value FROM json_each(\1))", condition), True, models
+    )
+
+
+def _by_model(models: Sequence[_Kind], cells: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
+    places = iter(cells)
+    return tuple(tuple(next(places) for _ in columns_of(model)) for model in models)
 
 
 async def write_unchanged(units: Sequence[VersionedRows]) -> list[bool]:
@@ -55,6 +83,9 @@ async def write_unchanged(units: Sequence[VersionedRows]) -> list[bool]:
 
     Raises IntegrityError, with nothing written, where one of them breaks another key than a new row's own.
     """
+    db = connection()
+    if is_sqlite(db):
+        return await sqlite.run(db, partial(sqlite.in_transaction, partial(_write_each, units)))
     read = tuple(type(row) for row in units[0].rows)
     parameters = [column for place in range(len(read)) for column in _read_columns(units, place)]
     inserts, updates, unread = _Inserts(units), _updates(units), _unread(units)
@@ -63,11 +94,43 @@ async def write_unchanged(units: Sequence[VersionedRows]) -> list[bool]:
     statement = _write_sql(
         read, inserts.shape, tuple((model, names) for model, (names, _) in updates.items()), tuple(unread)
     )
-    _, found = await connection().execute_query(statement, parameters)
+    _, found = await db.execute_query(statement, parameters)
     written = {cells[0] for cells in found}
     return [number in written for number in range(1, len(units) + 1)]
 
 
+# On SQLite: one after the other, in a transaction that holds the write lock
+
+
+def _write_each(units: Sequence[VersionedRows], db: sqlite3.Connection) -> list[bool]:
+    return [_write_if_unchanged(unit, db) for unit in units]
+
+
+def _write_if_unchanged(unit: VersionedRows, db: sqlite3.Connection) -> bool:
+    for row, version in zip(unit.rows, unit.versions, strict=True):
+        if _kept(row, db) != version:
+            return False
+    for row in unit.writes.inserted:
+        if not row._meta.pk.generated and _kept(row, db) is not None:
+            return False
+    unit.writes.write_row_by_row(db)
+    return True
+
+
+def _kept(row: Row, db: sqlite3.Connection) -> tuple[Any, ...] | None:
+    """The row with this key, as it is now."""
+    model: _Kind = type(row)
+    found = db.execute(_select_by_key_sql(model), [row.pk]).fetchone()
+    return found and tuple(found)
+
+
+@cache
+def _select_by_key_sql(model: _Kind) -> str:
+    meta = model._meta
+    return f'SELECT {quote_names(columns_of(model))} FROM "{meta.db_table}" WHERE "{meta.db_pk_column}" = ?'
+
+
+# On PostgreSQL
 # The parameters: columns of rows. The first column is the number of the row's unit, from 1 on.
 
 

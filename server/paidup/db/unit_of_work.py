@@ -163,11 +163,12 @@ class UnitOfWork:
         if self.empty:
             return
         if is_sqlite():
-            await sqlite.run(connection(), self._write_row_by_row)
+            await sqlite.run(connection(), self.write_row_by_row)
         else:
             await self._send_at_once()
 
-    def _write_row_by_row(self, db: sqlite3.Connection) -> None:
+    def write_row_by_row(self, db: sqlite3.Connection) -> None:
+        """What `send` does on SQLite, in the connection's thread."""
         for row, references in self._inserts:
             _set_references(row, references)
             model: type[Model] = type(row)

@@ -1,9 +1,9 @@
-"""Settles what arrives together: one statement reads, one writes, and each has an answer of its own.
+"""Settles what arrives together: one read, one transaction, and each has an answer of its own.
 
 What arrives while these are under way shares the next ones. Each account is written as a whole or left out:
 where a row of it has changed since it was read, or is locked, nothing of it has happened, and its invoices
 are settled one by one, on locked rows (`settlement.py`). So is what needs more to be read, and a second
-change of one account. On SQLite, which has no round trips to share, only what changes nothing is answered.
+change of one account.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from paidup.db.connection import is_sqlite, repeatable, storage_errors
+from paidup.db.connection import repeatable, storage_errors
 from paidup.db.models import Invoice, StripeEvent
 from paidup.db.shared_writes import VersionedRows, read_versioned, write_unchanged
-from paidup.db.unit_of_work import read_rows
 from paidup.domain.payment_facts import PaymentFacts, Source
-from paidup.payments.invoice_rows import IN_LOCK_ORDER, lookup_condition
+from paidup.payments.invoice_rows import IN_LOCK_ORDER
 from paidup.payments.outcomes import Settled
 from paidup.payments.settlement_rules import NEEDS_STRIPE, SettlementRules
 from paidup.runtime.batching import BatchExecutor
@@ -55,17 +54,7 @@ class SettlementBatches:
         that, as handled. It is left out where it exists, and where Stripe is to be asked first.
         Raises IntegrityError, StorageUnavailable.
         """
-        asked = _Asked(facts, source, received)
-        return await (self._look(asked) if is_sqlite() else self._together(asked))
-
-    async def _look(self, asked: _Asked) -> Settled | None:
-        with storage_errors():
-            found = await read_rows(*lookup_condition(asked.facts), *IN_LOCK_ORDER)
-            if found is None:
-                return None
-            rows = VersionedRows(found, ())
-            settled = await self._decide(asked, rows, {})
-        return settled if rows.writes.empty else None
+        return await self._together(_Asked(facts, source, received))
 
     @repeatable
     async def _settle(self, asked: Sequence[_Asked]) -> Sequence[Settled | None]:
