@@ -1,4 +1,8 @@
-"""Reads of a row, and of what belongs to it, by its key: those asked for together share a statement."""
+"""Reads of a row, and of what belongs to it, by its key: those asked for together share a statement.
+
+One that comes while none is under way is made at once, by its caller: a task for it costs as much as half
+of the statement.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,20 @@ class SharedRead(Generic[K, R]):
     def __init__(
         self, read: Callable[[Sequence[K]], Awaitable[Sequence[R]]], within_s: float = WITHIN_S
     ) -> None:
-        self._read = BatchExecutor(read, beside_after_s=BESIDE_AFTER_S)
+        self._together = BatchExecutor(read, beside_after_s=BESIDE_AFTER_S)
+        self._read = read
+        self._alone = False
+        """Whether a caller reads by itself."""
         self._within_s = within_s
 
     async def __call__(self, key: K) -> R:
         """What is found of `key`. Raises StorageUnavailable. Not for use in a transaction."""
         with storage_errors():
             async with asyncio.timeout(self._within_s):
-                return await self._read(key)
+                if self._alone or not self._together.idle:
+                    return await self._together(key)
+                self._alone = True
+                try:
+                    return (await self._read([key]))[0]
+                finally:
+                    self._alone = False

@@ -60,6 +60,11 @@ class BatchExecutor(Generic[T, R]):
         self._start()
         return await done
 
+    @property
+    def idle(self) -> bool:
+        """Whether no batch is under way or about to begin."""
+        return not self._tasks
+
     async def close(self) -> None:
         """Cancel the batches under way. No caller may be waiting any more."""
         await cancel_tasks(*self._tasks, again_after_s=0.1)
