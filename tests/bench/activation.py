@@ -30,6 +30,7 @@ import aiohttp
 from playwright.async_api import Page
 from rich.table import Table
 
+from paidup.runtime.embedded_valkey import socket_path
 from paidup.runtime.redis_client import connect_redis
 from paidup.stripe_api.gateway import open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
@@ -183,7 +184,7 @@ async def _once(page: Page, mode: str, config: Any) -> Any:
 async def _floor(sandbox: str, stripe_side: StripeSide, rounds: int, folder: Path) -> list[float]:
     """Milliseconds of `invoices.retrieve` over a warm connection."""
     invoice = (await stripe_side.api("GET", "invoices?limit=1"))["data"][0]["id"]
-    redis = connect_redis(f"unix://{folder / '.paidup' / 'valkey.sock'}")
+    redis = connect_redis(f"unix://{socket_path(folder / '.paidup')}")
     try:
         async with open_gateway("sk_test_bench", sandbox, 10.0, RateLimiter(redis, 1000)) as gateway:
             await gateway.read_invoice(invoice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,11 +16,13 @@ from msgspec.structs import replace
 from paidup.credits import ledger, reservations
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import open_database, write_transaction
-from paidup.db.models import Account, LedgerEntry, ReversalKind, Subscription
+from paidup.db.models import Account, CreditGrant, LedgerEntry, ReversalKind, Subscription
+from paidup.db.shared_writes import VersionedRows, write_unchanged
 from paidup.domain.billing_months import add_months
 from paidup.domain.catalog import Catalogue, Plan, PlanPrice, Rollover, StripePrice
 from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
 from paidup.domain.renewals import RETRIES_LAST_AT_MOST, RenewalFacts, usable_until
+from paidup.payments import settlement_batches
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
 from paidup.runtime.clock import at_unix, now
@@ -107,17 +110,23 @@ class Renewing:
             lambda: at_unix(self.at),
         )
 
-    async def pay(self, reason: str) -> None:
-        end = add_months(self.start, 1)
+    async def pay(self, reason: str, status: str = "paid") -> None:
+        await self.settlement.settle(self.facts(reason, status), Source.WEBHOOK)
+        self.given += self.plan.credits
+        self.start = add_months(self.start, 1)
+
+    def facts(self, reason: str, status: str) -> PaymentFacts:
+        """Of the invoice for the month from `start` on."""
+        end, paid_minor = add_months(self.start, 1), 900 if status == "paid" else 0
         line = LineFacts("basic", 900, 1, False, self.start, end)
         invoice = InvoiceFacts(
             id=f"in_grace_{self.account.id}_{self.start}",
-            status="paid",
+            status=status,
             customer=self.account.stripe_customer,
             currency="usd",
             amount_due_minor=900,
-            amount_paid_minor=900,
-            amount_remaining_minor=0,
+            amount_paid_minor=paid_minor,
+            amount_remaining_minor=900 - paid_minor,
             total_minor=900,
             from_balance_minor=0,
             finalized_at=self.at,
@@ -127,9 +136,7 @@ class Renewing:
             created=self.start,
             lines=(line,),
         )
-        await self.settlement.settle(PaymentFacts(invoice), Source.WEBHOOK)
-        self.given += self.plan.credits
-        self.start = end
+        return PaymentFacts(invoice)
 
     async def balance(self) -> int:
         async with write_transaction():
@@ -265,3 +272,35 @@ async def test_credits_that_return_to_an_unpaid_subscription_have_no_grace(datab
             account = await ledger.lock_account(customer.account.id)
             await reservations.release(account, key, at_unix(customer.at))
         assert await customer.balance() == 0
+
+
+@pytest.mark.parametrize("module_database_url", ["postgres"], indirect=True)
+async def test_a_renewal_ends_the_grace_of_credits_that_came_as_it_was_settled(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S50: no grant awaited it when it was read; the first payment is credited before it is written."""
+    async with open_database(database_url):
+        customer = Renewing(await an_account("overtaken"), EXPIRING)
+        first = customer.facts("subscription_create", "paid")
+        await customer.pay("subscription_create", "open")
+        customer.at = customer.start + HOUR_S
+        renewal = customer.facts("subscription_cycle", "paid")
+        await customer.pay("subscription_cycle", "open")
+        other = Renewing(customer.account, EXPIRING)
+        other.at = customer.at
+        written: list[list[bool]] = []
+
+        async def late(units: Sequence[VersionedRows]) -> list[bool]:
+            if not written:
+                written.append([])
+                await other.settlement.settle(first, Source.RECONCILIATION)
+            written.append(await write_unchanged(units))
+            return written[-1]
+
+        monkeypatch.setattr(settlement_batches, "write_unchanged", late)
+        await customer.settlement.settle(renewal, Source.WEBHOOK)
+        assert written[-1] == [False]
+        assert await customer.balance() == EXPIRING.credits
+        assert not await CreditGrant.filter(
+            account_id=customer.account.id, usable_until__lte=at_unix(customer.start)
+        ).exists()

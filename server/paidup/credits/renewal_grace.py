@@ -69,6 +69,7 @@ async def end_former_installments(account: Account, made: CreditGrant, at: datet
 async def awaits_renewal(account: Account) -> bool:
     """Whether the account has grants whose grace a renewal would end. Reads without a lock.
 
+    Credits that come at the same moment change the account's row: a batch then leaves the renewal out.
     Used-up ones as well: a reservation or a failed refund may return credits to them.
     """
     live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE)
