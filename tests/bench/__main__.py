@@ -25,7 +25,7 @@ BENCHMARKS = {
     "spends": ("", "--rounds 1 --spends 200"),
     "outbound": ("", "--events 100"),
     "burst": ("", "--payments 500"),
-    "reads": ("", ""),
+    "reads": ("", "--no-days"),
     "entitlements": ("", "--rounds 1 --answers 64"),
     "verifications": ("", "--rounds 1 --invoices 50"),
     "returns": ("", "--healthy 50 --dead 50"),

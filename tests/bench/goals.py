@@ -68,7 +68,7 @@ class Goal:
         theirs = figure.median(self.floor, self.value) if self.floor else None
         amount = self._amount(figure, who)
         return (
-            self.what,
+            f"{self.what}: {who}" if self.who == ALL else self.what,
             "" if theirs is None else figure_text(theirs),
             figure_text(mine),
             self._with_unit(figure_text(amount)),
@@ -162,7 +162,7 @@ def _activations() -> Iterable[Goal]:
 
 
 def _growth() -> Iterable[Goal]:
-    what = "a request beside many rows, times one beside few: the slowest"
+    what = "a request beside many rows, times one beside few, the slowest"
     yield Goal(what, "routes", "growth", ALL, "last_to_first", 1.1, "times")
     what = "the reconciler's sweeps together, the same"
     yield Goal(what, "sweeps", "growth", "all", "last_to_first", 1.1, "times")
