@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import asyncpg
 import pytest
@@ -116,8 +117,7 @@ async def test_two_servers_share_a_pooler_in_transaction_mode(
     url = pgbouncer.url(database, parameters)
     first = await world.process(webhooks=False, database_url=url)
     second = await world.server(webhooks=False, database_url=url)
-    for customer in ("ada", "bob"):
-        await _pays(first, stripe_side, customer)
+    await _pay_at_once((first, second), stripe_side, ("ada", "bob"))
     spends = [
         _spent(server.customer(customer), f"{customer}-{number}")
         for number in range(SPENDS)
@@ -129,6 +129,24 @@ async def test_two_servers_share_a_pooler_in_transaction_mode(
         assert await second.customer(customer).balance() == 2000 - SPENDS
     assert await Account.all().count() == 2
     await assert_books_balance(grants=2)
+
+
+async def _pay_at_once(servers: Sequence[Paidup], stripe_side: StripeSide, customers: Sequence[str]) -> None:
+    """They buy a plan each, and all of their webhooks arrive at once, at each of the servers."""
+    bodies = []
+    for customer in customers:
+        purchase = await servers[0].customer(customer).buy("pro")
+        await stripe_side.confirm(purchase["client_secret"])
+        events = [
+            await stripe_side.event(*asked)
+            for asked in (("invoice.paid", purchase["invoice"]), ("payment_intent.succeeded",))
+        ]
+        bodies += [json.dumps(event).encode() for event in events]
+    answers = await asyncio.gather(*(server.webhook(body) for body in bodies for server in servers))
+    assert {status for status, _ in answers} == {200}
+    outcomes = [answer["outcome"] for _, answer in answers]
+    assert outcomes.count("settled") == len(customers), outcomes
+    assert set(outcomes) <= {"settled", "already_settled", "duplicate"}
 
 
 async def _spent(customer: Customer, key: str) -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paidup.db.models import Invoice
+from paidup.db.models import Invoice, StripeEvent
 from paidup.domain.delayed_methods import add_business_days
 from paidup.operations.explain import explain
 from paidup.runtime.clock import now
 from paidup.settings import PACKAGED_PLANS
+from paidup.stripe_api.gateway import StripeGateway
+from paidup.web import webhooks
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, Paidup, status_with
@@ -160,6 +164,32 @@ async def test_a_debit_is_verified_twice_a_day_and_never_given_up(
         assert timedelta(hours=11) < row.next_check_at - begun < timedelta(hours=13)
         assert row.status == "processing"
     assert await stripe_side.calls(READ_INTENT) == 1
+
+
+async def test_an_event_is_answered_with_what_it_changed_although_the_method_is_read_too_slowly(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S44: the deadline passes after the commit, so the delivery is no repeated one; the next one is."""
+    paidup = await world.server(webhooks=False)
+    purchase = await paidup.customer("ada").buy("pro")
+    await stripe_side.confirm(purchase["client_secret"], SUCCEEDS)
+    await wait_until(lambda: Invoice.exists(published_version=1))  # nothing else changes the row
+    deadlines: list[asyncio.Timeout] = []
+
+    def later(_: float) -> asyncio.Timeout:
+        deadlines.append(asyncio.timeout(60))
+        return deadlines[-1]
+
+    async def too_slowly(*_: Any) -> None:
+        deadlines[-1].reschedule(0)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(webhooks, "_until", later)
+    monkeypatch.setattr(StripeGateway, "read_intent", too_slowly)
+    event = json.dumps(await stripe_side.event("payment_intent.processing")).encode()
+    for outcome in ("notified", "duplicate"):
+        assert await paidup.webhook(event) == (200, {"received": True, "outcome": outcome})
+    assert await StripeEvent.filter(outcome="notified", handled_at__isnull=False).count() == 1
 
 
 async def test_a_key_that_may_not_read_the_method_is_not_used_for_it_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Sequence
 from contextvars import Context
@@ -12,21 +13,23 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from paidup.db.connection import write_transaction
+from paidup.db.connection import is_sqlite, write_transaction
 from paidup.db.instances import new_row
 from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
 from paidup.db.shared_writes import write_unchanged
-from paidup.domain.catalog import Catalogue, Plan, PlanPrice
+from paidup.domain.billing_months import add_months
+from paidup.domain.catalog import Catalogue, Interval, Plan, PlanPrice, Rollover, StripePrice
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.payment_facts import PaymentFacts, Source
+from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
 from paidup.payments import settlement_batches
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
 from paidup.payments.settlement_rules import SettlementRules
 from paidup.payments.timeline import Timeline
 from paidup.reconciliation import received_events
-from paidup.runtime.clock import now
+from paidup.runtime.clock import at_unix, now
 from paidup.runtime.metrics import Metrics
+from tests.support.billing_simulator import BEGIN
 from tests.support.factories import an_account, an_invoice, ignore_balance, three_sums
 from tests.support.provisioning import paid
 from tests.support.waiting import wait_until
@@ -345,3 +348,113 @@ async def test_many_that_come_at_random_leave_the_books_in_order(settlement: Set
     assert outcomes(answers).count(Outcome.SETTLED) == len(invoices)
     assert set(outcomes(answers)) == {Outcome.SETTLED, Outcome.ALREADY_SETTLED}
     await assert_credited_once(*invoices)
+
+
+BASIC = Plan("basic", "Basic", 500, (PlanPrice("basic", 900),), rollover=Rollover.EXPIRE)
+SOLD = Catalogue(
+    (
+        BASIC,
+        replace(BASIC, id="pro", name="Pro", credits=2000, prices=(PlanPrice("pro", 2900),)),
+        Plan("extra", "Extra", 300, (PlanPrice("extra", 700, Interval.ONCE),)),
+    )
+)
+PRICES = {
+    price.lookup_key: StripePrice(
+        price.lookup_key, price.lookup_key, plan.id, price.amount_minor, "usd", price.interval
+    )
+    for plan in SOLD.plans
+    for price in plan.prices
+}
+RENEWED, ENDS = add_months(BEGIN, 1), add_months(BEGIN, 2)
+HALFWAY = (RENEWED + ENDS) // 2
+FIRST = ("subscription_create", BEGIN, [LineFacts("basic", 900, 1, False, BEGIN, RENEWED)])
+LATER = {
+    "renewal": ("subscription_cycle", RENEWED, [LineFacts("basic", 900, 1, False, RENEWED, ENDS)]),
+    "upgrade": (
+        "subscription_update",
+        HALFWAY,
+        [LineFacts("basic", -450, 1, True, HALFWAY, ENDS), LineFacts("pro", 1450, 1, True, HALFWAY, ENDS)],
+    ),
+    "top-up": ("manual", HALFWAY, [LineFacts("extra", 700, 1, False, HALFWAY, HALFWAY)]),
+}
+
+
+class Customer:
+    """One whose first month is paid, and who has an open invoice of each kind."""
+
+    def __init__(self, settlement: Settlement, account: Account) -> None:
+        self.settlement, self.account = settlement, account
+
+    async def begin(self) -> None:
+        await self.settlement.settle(self.facts("first", *FIRST), Source.WEBHOOK, self.account.id)
+        for name, invoice in LATER.items():
+            await self.settlement.settle(
+                self.facts(name, *invoice, status="open"), Source.WEBHOOK, self.account.id
+            )
+
+    async def pays(self, name: str) -> Settled:
+        """What an event of a payment does: at once, else by itself."""
+        facts = self.facts(name, *LATER[name])
+        event = an_event(f"evt_{name}_{self.account.id}")
+        return await self.settlement.settle_received(
+            facts, Source.WEBHOOK, event
+        ) or await self.settlement.settle(facts, Source.WEBHOOK)
+
+    def facts(
+        self, name: str, reason: str, at: int, lines: list[LineFacts], status: str = "paid"
+    ) -> PaymentFacts:
+        total = sum(line.amount_minor for line in lines)
+        invoice = InvoiceFacts(
+            id=f"in_{name}_{self.account.id}",
+            status=status,
+            customer=self.account.stripe_customer,
+            currency="usd",
+            amount_due_minor=total,
+            amount_paid_minor=total if status == "paid" else 0,
+            amount_remaining_minor=0 if status == "paid" else total,
+            total_minor=total,
+            from_balance_minor=0,
+            finalized_at=at,
+            sequence=1 + [RENEWED, HALFWAY].index(at) if at != BEGIN else 0,
+            billing_reason=reason,
+            subscription=None if reason == "manual" else f"sub_{self.account.id}",
+            created=at,
+            lines=tuple(lines),
+        )
+        return PaymentFacts(invoice)
+
+    async def books(self) -> Any:
+        """Its grants, its balance, and which of its events were stored with what they changed."""
+        grants = await CreditGrant.filter(account_id=self.account.id)
+        sums = await three_sums(self.account.id)
+        assert len(set(sums)) == 1
+        return sums[0], sorted(
+            (str(grant.invoice_id), grant.credits, grant.remaining, grant.state, str(grant.usable_until))
+            for grant in grants
+        )
+
+    async def comparable_books(self) -> Any:
+        return str(await self.books()).replace(f"_{self.account.id}", "")
+
+
+async def test_a_renewal_an_upgrade_and_a_top_up_of_one_account_that_arrive_together(
+    database: None, gate: Gate
+) -> None:
+    """S26: in each order they give what they give one after the other."""
+    settlement = Settlement(
+        SOLD, PRICES, published, ignore_balance, Timeline(), Metrics(), lambda: at_unix(HALFWAY + 3600)
+    )
+    gate.open.set()
+    alone = Customer(settlement, await an_account())
+    await alone.begin()
+    for name in LATER:
+        assert (await alone.pays(name)).outcome is Outcome.SETTLED
+    assert (await three_sums(alone.account.id))[0] == 500 + 750 + 300
+    for order in itertools.permutations(LATER):
+        together = Customer(settlement, await an_account())
+        await together.begin()
+        gate.sizes.clear()
+        answers = await asyncio.gather(*(together.pays(name) for name in order * 2))
+        assert sorted(outcomes(answers)) == [Outcome.ALREADY_SETTLED] * 3 + [Outcome.SETTLED] * 3
+        assert is_sqlite() or gate.sizes[0] == len(answers)
+        assert await together.comparable_books() == await alone.comparable_books(), order

@@ -9,6 +9,7 @@ and one of which something fails. Makes no call to Stripe before the event is st
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -81,7 +82,7 @@ class ReceivedEvents:
         }
         self._handlers = {kind: handler for handler, kinds in handlers.items() for kind in kinds}
 
-    async def __call__(self, event: Event, body: str) -> EventOutcome | None:
+    async def __call__(self, event: Event, body: str, received_at: datetime) -> EventOutcome | None:
         """The outcome. None, with nothing done, where the event has to be stored first.
 
         Raises StorageUnavailable, and whatever a bug raises: then nothing is done, or all of it.
@@ -93,7 +94,7 @@ class ReceivedEvents:
             api_version=event.api_version,
             payload=body,
             source=EventSource.WEBHOOK,
-            received_at=now(),
+            received_at=received_at,
             attempts=1,
         )
         done = await self._handle(event, row)

@@ -185,15 +185,28 @@ class Events:
         """Store a delivered event, as `store` does, in one statement with others that arrive meanwhile."""
         return await self._store((event, body, EventSource.WEBHOOK))
 
-    def note_duplicate(self, event: Event) -> None:
-        """Note in the timeline that an event which was handled before has been delivered."""
+    async def outcome_of(self, event_id: str, received_at: datetime | None = None) -> EventOutcome | None:
+        """What handling a stored event has resulted in; None where it is not handled.
+
+        With `received_at`: only where it was stored by the delivery of that time. Raises StorageUnavailable.
+        """
+        with storage_errors():
+            row = await StripeEvent.get_or_none(id=event_id).only(
+                "id", "received_at", "outcome", "handled_at"
+            )
+        if row is None or row.handled_at is None or received_at not in (None, row.received_at):
+            return None
+        return EventOutcome(row.outcome)
+
+    def note_delivery(self, event: Event, outcome: EventOutcome) -> None:
+        """Note in the timeline that an event which is handled already has been delivered."""
         if (about := event.about()).startswith(("in_", "cs_")):
             self._timeline.note(
                 about,
                 TimelineEventType.WEBHOOK_RECEIVED,
                 type=event.type,
                 event=event.id,
-                outcome=EventOutcome.DUPLICATE,
+                outcome=outcome,
             )
 
     def is_of_our_account(self, event: Event, source: EventSource) -> bool:

@@ -2,14 +2,17 @@
 
 The order matters: an event is parsed after its signature is verified, acknowledged after it is
 stored, and marked as handled in the transaction that handles it, or after. If handling fails, the response
-is still 200: the event is stored, and the reconciler retries it. If storing fails, it is 503, and Stripe
-sends it again.
+is still 200: the event is stored, and the reconciler retries it. What fails, or takes too long, after that
+transaction undoes none of it: the response has its outcome. If storing fails, it is 503, and Stripe sends it
+again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
+from datetime import datetime
 
 import msgspec
 import structlog
@@ -17,8 +20,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup.errors import WebhookRefused
+from paidup.errors import StorageUnavailable, WebhookRefused
 from paidup.payments.outcomes import EventOutcome
+from paidup.runtime.clock import now
 from paidup.services import Services
 from paidup.stripe_api.events import Event
 from paidup.stripe_api.schemas import decode
@@ -38,14 +42,20 @@ async def stripe_webhook(request: Request) -> Response:
         raise
     if event.type == PROBE_TYPE:
         return json_response({"received": True, "outcome": EventOutcome.UNHANDLED_TYPE})
-    text, deadline = body.decode(), time.monotonic() + services.settings.webhook_deadline_s
-    if outcome := await _handled_at_once(event, text, deadline, services):
-        return json_response({"received": True, "outcome": outcome})
-    if not await services.events.store(event, text):
-        services.metrics.webhooks.labels("repeated").inc()
-        services.events.note_duplicate(event)
-        return json_response({"received": True, "outcome": EventOutcome.DUPLICATE})
-    return json_response({"received": True, "outcome": await _handled(event, deadline, services)})
+    return json_response({"received": True, "outcome": await _outcome(event, body.decode(), services)})
+
+
+async def _outcome(event: Event, body: str, services: Services) -> EventOutcome:
+    received_at, deadline = now(), time.monotonic() + services.settings.webhook_deadline_s
+    if outcome := await _handled_at_once(event, body, received_at, deadline, services):
+        return outcome
+    if await services.events.store(event, body):
+        return await _handled(event, deadline, services)
+    # It was handled before; by this very delivery where that failed, or took too long, after its commit.
+    outcome = await services.events.outcome_of(event.id, received_at)
+    services.metrics.webhooks.labels("handled" if outcome else "repeated").inc()
+    services.events.note_delivery(event, outcome or EventOutcome.DUPLICATE)
+    return outcome or EventOutcome.DUPLICATE
 
 
 def _verified(body: bytes, header: str | None, services: Services) -> Event:
@@ -62,13 +72,17 @@ def _verified(body: bytes, header: str | None, services: Services) -> Event:
     return event
 
 
+def _until(deadline: float) -> asyncio.Timeout:
+    return asyncio.timeout(max(0.0, deadline - time.monotonic()))
+
+
 async def _handled_at_once(
-    event: Event, body: str, deadline: float, services: Services
+    event: Event, body: str, received_at: datetime, deadline: float, services: Services
 ) -> EventOutcome | None:
     """The outcome, of an event that could be handled and stored together; else None."""
     try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            outcome = await services.received(event, body)
+        async with _until(deadline):
+            outcome = await services.received(event, body, received_at)
     except Exception as error:
         # It is stored next, to be tried again; where that fails as well, Stripe sends it again.
         log.info("webhook_not_handled_at_once", stripe_event=event.id, type=event.type, error=str(error))
@@ -80,13 +94,19 @@ async def _handled_at_once(
 
 async def _handled(event: Event, deadline: float, services: Services) -> EventOutcome:
     try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+        async with _until(deadline):
             outcome = await services.events.handle(event)
     except Exception as error:
-        # The event is stored, so the reconciler retries it whatever the reason.
-        services.metrics.webhooks.labels("postponed").inc()
-        log.exception("webhook_postponed", stripe_event=event.id, type=event.type, error=str(error))
-        return EventOutcome.POSTPONED
+        done = None
+        with suppress(StorageUnavailable):
+            done = await services.events.outcome_of(event.id)
+        if done is None:
+            # The event is stored, so the reconciler retries it whatever the reason.
+            services.metrics.webhooks.labels("postponed").inc()
+            log.exception("webhook_postponed", stripe_event=event.id, type=event.type, error=str(error))
+            return EventOutcome.POSTPONED
+        log.info("webhook_handled_in_part", stripe_event=event.id, type=event.type, error=str(error))
+        outcome = done
     services.metrics.webhooks.labels("handled").inc()
     return outcome
 
