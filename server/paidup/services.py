@@ -67,6 +67,7 @@ from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
 from paidup.subscriptions.accounts import Accounts
+from paidup.subscriptions.beginnings import Beginnings
 from paidup.subscriptions.checkout import Checkout
 from paidup.subscriptions.customers import StripeCustomers
 from paidup.subscriptions.open_sessions import OpenSessions
@@ -226,7 +227,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             verification_queue=payments.verification_queue,
             subscriptions=payments.subscriptions,
             events=payments.events,
-            received=ReceivedEvents(payments.events, verification, subscriptions, connections.timeline),
+            received=_received_events(payments, connections.timeline),
             accounts=Accounts(StripeCustomers(gateway, clock), payments.claims),
             credit_moves=_credit_moves(stack, payments.settlement.publish_balance),
             checkout=checkout,
@@ -266,6 +267,12 @@ def _credit_moves(stack: AsyncExitStack, publish_balance: PublishBalance) -> Cre
     credit_moves = CreditMoves(publish_balance)
     stack.push_async_callback(credit_moves.close)
     return credit_moves
+
+
+def _received_events(payments: PaymentServices, timeline: Timeline) -> ReceivedEvents:
+    subscriptions = payments.subscriptions
+    beginnings = Beginnings(subscriptions, payments.settlement.publish_balance)
+    return ReceivedEvents(payments.events, payments.verification, subscriptions, beginnings, timeline)
 
 
 def _claim_links(settings: Settings, checkouts: CheckoutVerification) -> ClaimLinks:

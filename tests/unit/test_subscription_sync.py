@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from paidup.db.models import Account, Subscription
+from paidup.db.connection import is_sqlite
+from paidup.db.instances import new_row
+from paidup.db.models import Account, StripeEvent, Subscription
+from paidup.db.outbound_models import OutboundEvent
+from paidup.db.shared_writes import write_unchanged
 from paidup.domain.catalog import StripePrice
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
 from paidup.payments.entitlements import standing
 from paidup.payments.outcomes import EventOutcome
+from paidup.runtime.clock import now
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
@@ -23,8 +29,10 @@ from paidup.stripe_api.schemas import (
     StripeSubscription,
     SubscriptionItem,
 )
-from paidup.subscriptions.sync import RENEWAL_GRACE, SubscriptionSync
-from tests.support.factories import an_account
+from paidup.subscriptions import beginnings as beginnings_module
+from paidup.subscriptions.beginnings import Beginnings
+from paidup.subscriptions.sync import BEGUN, RENEWAL_GRACE, News, SubscriptionSync
+from tests.support.factories import an_account, ignore_balance
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
 PERIOD_END = BEGIN + timedelta(days=30)
@@ -206,10 +214,10 @@ async def test_one_that_was_made_past_us_is_read_at_once_even_if_its_invoice_cam
     later = stripe.now + timedelta(seconds=20)
     shown = shape(ada, status="trialing")
     await Subscription.create(id=shown.id, account_id=ada.id, refresh_at=later)
-    assert await subscriptions.read_known([(shown, True)]) == [False]
+    assert await subscriptions.read_known([(shown, True)]) == [News.MORE]
     assert await subscriptions.on_event(shown.id, shown, created=True) is EventOutcome.REFRESH_SCHEDULED
     assert (await row_of(ada)).refresh_at == stripe.now
-    assert await subscriptions.read_known([(shown, True)]) == [True], "it is due"
+    assert await subscriptions.read_known([(shown, True)]) == [News.NONE], "it is due"
 
 
 async def test_what_runs_is_looked_at_again_when_its_renewal_should_have_come(
@@ -330,3 +338,101 @@ async def test_a_purchase_that_is_not_paid_hides_no_subscription_that_has_ended(
     await subscriptions.register(f"sub_again_{ada.id}", ada)
     found = await standing(await Account.get(id=ada.id))
     assert (found.plan, found.status) == (None, "canceled")
+
+
+ON_POSTGRES = pytest.mark.parametrize("module_database_url", ["postgres"], indirect=True)
+"""On SQLite, each beginning is a transaction of its own."""
+
+
+def handled(account: Account, name: str = "begun") -> StripeEvent:
+    """An event that was delivered, and is not stored."""
+    told: dict[str, Any] = {"type": "customer.subscription.updated", "payload": "{}", "attempts": 1}
+    told |= {"received_at": now(), "handled_at": now(), "outcome": EventOutcome.UNCHANGED}
+    return new_row(StripeEvent, id=f"evt_{name}_{account.id}", **told)
+
+
+async def what_is_known(account: Account) -> Any:
+    """All that the beginning of its subscription may change."""
+    row, found = await row_of(account), await Account.get(id=account.id)
+    events = await OutboundEvent.filter(account_id=account.id).order_by("id")
+    columns = (*BEGUN, "fetched_at")
+    known = str(found.known_subscriptions).replace(f"sub_{account.id}", "sub")
+    return (
+        [getattr(row, name) for name in columns],
+        (known, found.version, found.balance),
+        [(event.type, event.version, event.data) for event in events],
+    )
+
+
+async def test_subscriptions_that_begin_together_are_saved_as_one_is(
+    subscriptions: SubscriptionSync, stripe: Stripe, database: None
+) -> None:
+    """Each with its event, as handled. On SQLite, one by one."""
+    alone, *others = accounts = [await an_account() for _ in range(4)]
+    for account in accounts:
+        await met(subscriptions, account, status="incomplete")
+    stripe.now += timedelta(seconds=5)
+    assert await subscriptions.on_event(f"sub_{alone.id}", shape(alone)) is EventOutcome.UNCHANGED
+    assert await subscriptions.read_known([(shape(each), False) for each in others]) == [News.BEGUN] * 3
+    beginnings = Beginnings(subscriptions, ignore_balance)
+    saved = await asyncio.gather(*(beginnings(shape(each), handled(each)) for each in others))
+    assert saved == [not is_sqlite()] * 3
+    for account in others:
+        event = await StripeEvent.get_or_none(id=f"evt_begun_{account.id}")
+        if is_sqlite():
+            assert event is None
+            await subscriptions.on_event(f"sub_{account.id}", shape(account))
+        else:
+            assert event is not None
+            assert event.outcome == "unchanged"
+        assert await what_is_known(account) == await what_is_known(alone)
+
+
+@ON_POSTGRES
+async def test_a_beginning_that_does_not_follow_from_its_two_rows_is_left_out(
+    subscriptions: SubscriptionSync, stripe: Stripe, database: None
+) -> None:
+    """Nothing of it is written, and its event is stored first. None of them keeps another one back."""
+    names = ("usual", "twice", "second", "changes", "stored", "canceled", "due")
+    accounts = {name: await an_account() for name in names}
+    for account in accounts.values():
+        await met(subscriptions, account, status="incomplete")
+    second = f"sub_second_{accounts['second'].id}"
+    await subscriptions.register(second, accounts["second"])
+    await subscriptions.on_event(f"sub_{accounts['canceled'].id}", None)
+    await subscriptions.save(shape(accounts["canceled"], status="canceled"), BEGIN + timedelta(seconds=1))
+    await subscriptions.on_event(f"sub_{accounts['due'].id}", None)
+    await handled(accounts["stored"]).save(force_create=True)
+    before = {name: await what_is_known(account) for name, account in accounts.items()}
+    beginnings = Beginnings(subscriptions, ignore_balance)
+    waits = PendingUpdate([SubscriptionItem("si_1", ItemPrice("price_pro"), 1)])
+    asked = {name: shape(account) for name, account in accounts.items()}
+    asked["changes"] = shape(accounts["changes"], pending_update=waits)
+    first, *saved = await asyncio.gather(
+        beginnings(shape(accounts["twice"]), handled(accounts["twice"], "first")),
+        *(beginnings(asked[name], handled(account)) for name, account in accounts.items()),
+    )
+    assert first
+    assert dict(zip(accounts, saved, strict=True)) == {name: name == "usual" for name in names}
+    for name, account in accounts.items():
+        changed = await what_is_known(account) != before[name]
+        assert changed == (name in ("usual", "twice")), name
+        stored = await StripeEvent.exists(id=f"evt_begun_{account.id}")
+        assert stored == (name in ("usual", "stored")), name
+
+
+@ON_POSTGRES
+async def test_a_beginning_whose_row_changes_meanwhile_is_left_out(
+    subscriptions: SubscriptionSync, monkeypatch: pytest.MonkeyPatch, ada: Account
+) -> None:
+    """S18: an answer of Stripe's is saved between the two statements."""
+    await met(subscriptions, ada, status="incomplete")
+
+    async def late(units: Any) -> list[bool]:
+        await subscriptions.save(shape(ada, status="canceled"), BEGIN + timedelta(seconds=9))
+        return await write_unchanged(units)
+
+    monkeypatch.setattr(beginnings_module, "write_unchanged", late)
+    assert not await Beginnings(subscriptions, ignore_balance)(shape(ada), handled(ada))
+    assert (await row_of(ada)).status == "canceled"
+    assert not await StripeEvent.exists(id=f"evt_begun_{ada.id}")

@@ -34,11 +34,17 @@ async def refresh(account: Account, since: int | None = None) -> bool:
     known, before = to_known(await known_subscriptions(account.id)), known_of(account)
     if before == known:
         return False
+    changed = _replace(account, known, since)
+    await account.save(update_fields=["known_subscriptions", "version"])
+    return changed
+
+
+def _replace(account: Account, known: tuple[KnownSubscription, ...], since: int | None) -> bool:
+    before = known_of(account)
     changed = before is not None and standing_of(before) != standing_of(known)
     account.known_subscriptions = _to_json(known)
     if changed and since in (None, account.version):
         account.version += 1
-    await account.save(update_fields=["known_subscriptions", "version"])
     return changed
 
 
@@ -86,6 +92,21 @@ def add_payment(account: Account, row: Invoice, writes: UnitOfWork) -> None:
     if changed != known:
         account.known_subscriptions = _to_json(changed)
         writes.update(account, "known_subscriptions")
+
+
+def is_only(account: Account, subscription: str) -> bool:
+    """Whether the account's row has this subscription, and no other."""
+    known = known_of(account)
+    return known is not None and [one.id for one in known] == [subscription]
+
+
+def add_beginning(account: Account, row: Subscription, since: int, writes: UnitOfWork) -> bool:
+    """The account's only subscription has begun: `refresh`, without reading anything."""
+    assert row.status != "incomplete", "its credited invoices would say more of it"
+    assert row.pending_plan is None, "its credited invoices would say more of it"
+    changed = _replace(account, to_known([row]), since)
+    writes.update(account, "known_subscriptions", "version")
+    return changed
 
 
 def to_known(rows: Sequence[Subscription]) -> tuple[KnownSubscription, ...]:

@@ -1,9 +1,10 @@
 """Handles a delivered event and stores it as handled, by one statement that those of the same moment share.
 
-For most events: those of a payment that say nothing new, or of a type that nothing is done with; and those
-that settle an invoice, which are stored in the transaction that moves the balance. For any other nothing is
-done here: it is stored first, then handled, then marked (`stripe_events.py`). So is one that exists already,
-and one of which something fails. Makes no call to Stripe before the event is stored.
+For most events: those of a payment that say nothing new, or of a type that nothing is done with; those that
+settle an invoice, which are stored in the transaction that moves the balance; and on PostgreSQL those that
+say that a subscription has begun. For any other nothing is done here: it is stored first, then handled, then
+marked (`stripe_events.py`). So is one that exists already, and one of which something fails. Makes no call
+to Stripe before the event is stored.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from paidup.runtime.clock import now
 from paidup.stripe_api.client import API_VERSION
 from paidup.stripe_api.events import Event, payload
 from paidup.stripe_api.schemas import InvoicePayment, PaymentIntent, StripeInvoice, StripeSubscription
+from paidup.subscriptions.beginnings import Beginnings
 from paidup.subscriptions.renewals import Renewals
-from paidup.subscriptions.sync import SubscriptionSync
+from paidup.subscriptions.sync import News, SubscriptionSync
 
 _COLUMNS = (
     *("id", "type", "api_version", "payload", "source", "received_at"),
@@ -65,13 +67,19 @@ _Result = _Done | None
 
 class ReceivedEvents:
     def __init__(
-        self, events: Events, verification: Verification, subscriptions: SubscriptionSync, timeline: Timeline
+        self,
+        events: Events,
+        verification: Verification,
+        subscriptions: SubscriptionSync,
+        beginnings: Beginnings,
+        timeline: Timeline,
     ) -> None:
         self._events = events
         self._verification = verification
         self._timeline = timeline
         self._store = BatchExecutor(_store)
         self._read_final = BatchExecutor(_read_final)
+        self._beginnings = beginnings
         self._read_known = BatchExecutor(subscriptions.read_known)
         handlers: dict[Callable[[Event, StripeEvent], Awaitable[_Result]], tuple[str, ...]] = {
             self._invoice: tuple(kind for kind in INVOICE_TYPES if kind not in ATTEMPTS),
@@ -149,8 +157,12 @@ class ReceivedEvents:
         shown = payload(event, StripeSubscription, API_VERSION)
         if shown is None or shown.status in UNPAID_STATUSES:
             return None
-        created = event.kind == SUBSCRIPTION_CREATED
-        return _Done(EventOutcome.UNCHANGED) if await self._read_known((shown, created)) else None
+        news = await self._read_known((shown, event.kind == SUBSCRIPTION_CREATED))
+        if news is News.BEGUN:
+            row.handled_at, row.outcome = now(), EventOutcome.UNCHANGED
+            if await self._beginnings(shown, row):
+                return _Done(EventOutcome.UNCHANGED, stored=True)
+        return _Done(EventOutcome.UNCHANGED) if news is News.NONE else None
 
 
 async def _store(rows: Sequence[StripeEvent]) -> list[bool]:

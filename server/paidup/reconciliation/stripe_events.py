@@ -196,7 +196,7 @@ class Events:
             )
         if row is None or row.handled_at is None or received_at not in (None, row.received_at):
             return None
-        return EventOutcome(row.outcome)
+        return EventOutcome(str(row.outcome))
 
     def note_delivery(self, event: Event, outcome: EventOutcome) -> None:
         """Note in the timeline that an event which is handled already has been delivered."""

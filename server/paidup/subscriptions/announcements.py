@@ -24,7 +24,15 @@ async def announce_changes(account: Account, before: SubscriptionState, row: Sub
 
     True if there were any: then the account's version has grown, which is to be published.
     """
-    version, writes, after = account.version, UnitOfWork(), state_of(row)
+    version, writes = account.version, UnitOfWork()
+    add_changes(writes, account, before, row)
+    await writes.send()
+    return bool(account.version != version)
+
+
+def add_changes(writes: UnitOfWork, account: Account, before: SubscriptionState, row: Subscription) -> None:
+    """Like `announce_changes`, added to `writes`."""
+    after = state_of(row)
     for event_type in subscription_events(before, after):
         outbox.announce(
             writes,
@@ -40,5 +48,3 @@ async def announce_changes(account: Account, before: SubscriptionState, row: Sub
             collection_paused=after.collection_paused,
             taken_up=True if row.paid_elsewhere else None,
         )
-    await writes.send()
-    return bool(account.version != version)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from enum import Enum
 
 import structlog
 from tortoise.expressions import Q
@@ -18,6 +19,7 @@ from paidup.db.accounts import find_account
 from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.customers import link_customer, owner_of
 from paidup.db.installation import installed_at
+from paidup.db.instances import new_row
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.db.unit_of_work import read_by_keys
 from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
@@ -49,6 +51,16 @@ SHOWN = (
     *("current_period_end", "cancel_at", "ended_at", "collection_paused"),
 )
 """The columns that an event shows; the plan follows from the price."""
+BEGUN = (*SHOWN, "plan", "refresh_at")
+"""The columns that are written when a subscription begins."""
+
+
+class News(Enum):
+    """What an event of a subscription says."""
+
+    NONE = "nothing that is not known"
+    BEGUN = "that it has begun"
+    MORE = "something that Stripe is to be asked about, or that is written by itself"
 
 
 class SubscriptionSync:
@@ -81,43 +93,51 @@ class SubscriptionSync:
             return await self._register_unknown(shown) if shown else EventOutcome.IRRELEVANT
         if created and not self._waits(row):
             return EventOutcome.UNCHANGED
-        if shown is not None and (self._is_unchanged(row, shown) or await self._begin(row, shown)):
-            return EventOutcome.UNCHANGED
+        if shown is not None:
+            if self._is_unchanged(row, shown):
+                return EventOutcome.UNCHANGED
+            if self.may_begin(row, shown) and await self._save_begun(row, shown):
+                return EventOutcome.UNCHANGED
         with storage_errors():
             await Subscription.filter(id=subscription).update(refresh_at=self._clock())
         return EventOutcome.REFRESH_SCHEDULED
 
-    async def read_known(self, asked: Sequence[tuple[StripeSubscription, bool]]) -> list[bool]:
-        """Whether `on_event` would change nothing, of several: what an event shows, and if it was created."""
+    async def read_known(self, asked: Sequence[tuple[StripeSubscription, bool]]) -> list[News]:
+        """What `on_event` would do, of several: what an event shows, and if it was created."""
         with storage_errors():
             rows = {row.id: row for row in await read_by_keys(Subscription, (shown.id for shown, _ in asked))}
-        return [
-            (row := rows.get(shown.id)) is not None
-            and ((created and not self._waits(row)) or self._is_unchanged(row, shown))
-            for shown, created in asked
-        ]
+        return [self._news(rows.get(shown.id), shown, created) for shown, created in asked]
+
+    def _news(self, row: Subscription | None, shown: StripeSubscription, created: bool) -> News:
+        if row is None:
+            return News.MORE
+        if (created and not self._waits(row)) or self._is_unchanged(row, shown):
+            return News.NONE
+        return News.BEGUN if not created and self.may_begin(row, shown) else News.MORE
 
     def _waits(self, row: Subscription) -> bool:
         """Whether it was never read, and is not due either: its first invoice made the row."""
         return row.fetched_at is None and row.refresh_at is not None and row.refresh_at > self._clock()
 
-    async def _begin(self, row: Subscription, shown: StripeSubscription) -> bool:
-        """Save that a subscription, read before, has begun. False where it must be read again.
+    def may_begin(self, row: Subscription, shown: StripeSubscription) -> bool:
+        """Whether `shown` says that a subscription, read before, has begun. Else it must be read again.
 
         It can have begun only once: no later state is overwritten, except one whose read is due.
         """
-        at = self._clock()
-        due = row.refresh_at is None or row.refresh_at <= at
-        if row.status != "incomplete" or shown.status != "active" or row.fetched_at is None or due:
-            return False
-        return await self._save_begun(row, shown)
+        due = row.refresh_at is None or row.refresh_at <= self._clock()
+        first = row.status == "incomplete" and row.fetched_at is not None
+        return first and shown.status == "active" and not due
+
+    def begin(self, row: Subscription, shown: StripeSubscription) -> None:
+        """Change the columns `BEGUN` of `row` to what is shown. Does not save it."""
+        self._update_row(row, shown)
+        row.refresh_at = self._next_refresh_at(row)
 
     @repeatable
     async def _save_begun(self, row: Subscription, shown: StripeSubscription) -> bool:
         begun = Subscription(id=row.id, account_id=row.account_id)
-        self._update_row(begun, shown)
-        begun.refresh_at = self._next_refresh_at(begun)
-        values = {name: getattr(begun, name) for name in (*SHOWN, "plan", "refresh_at")}
+        self.begin(begun, shown)
+        values = {name: getattr(begun, name) for name in BEGUN}
         async with write_transaction():
             account = await ledger.lock_account(row.account_id)
             since = account.version
@@ -317,7 +337,7 @@ class SubscriptionSync:
 
     def _is_unchanged(self, row: Subscription, shown: StripeSubscription) -> bool:
         """Whether `shown` has the same values as the row."""
-        seen = Subscription(id=row.id)
+        seen = new_row(Subscription, id=row.id)
         self._update_row(seen, shown)
         return row.fetched_at is not None and all(getattr(row, name) == getattr(seen, name) for name in SHOWN)
 
