@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from paidup.db.models import Account, Invoice
+from paidup.db.models import Account, CreditGrant, Invoice
+from paidup.db.shared_writes import VersionedRows, write_unchanged
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import Source
 from paidup.domain.quotes import Quote
 from paidup.domain.stages import DELAYED_AFTER, Stage
-from paidup.errors import StripeRefused, StripeUnavailable
-from paidup.payments import settlement_rules, verification_queue, verification_worker
+from paidup.errors import StripeRefused, StripeUnavailable, TransactionAborted
+from paidup.payments import settlement_batches, settlement_rules, verification_queue, verification_worker
 from paidup.payments import verification as module
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.outcomes import Outcome, Settled
+from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import Checks, VerificationWorker
@@ -236,16 +238,13 @@ async def test_an_answer_that_changes_nothing_waits_for_no_lock(
     assert settled.outcome is Outcome.NOT_YET
 
 
-async def test_an_answer_that_says_what_the_row_says_reads_and_writes_nothing(
+async def test_the_rows_that_came_with_the_lease_are_not_read_again(
     services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row came with its lease. Anything that is news is settled as ever, on rows that are read again."""
-
-    async def settle_once(*_: object) -> Settled:
-        return Settled(Outcome.SETTLED, "as ever")
-
+    """Neither for an answer that says what they say, which writes nothing, nor for one that settles."""
     stripe.unpaid = "requires_payment_method"
-    monkeypatch.setattr(services.settlement, "_settle_once", settle_once)
+    monkeypatch.setattr(Settlement, "_settle_once", None)
+    monkeypatch.setattr(settlement_batches, "_read", None)
     monkeypatch.setattr(module, "RESULT_TTL_S", 0.0)
     process = Process(services, stripe)
     unchanged = await process.verify(row.id)
@@ -255,7 +254,52 @@ async def test_an_answer_that_says_what_the_row_says_reads_and_writes_nothing(
     stripe.paid = True
     settled = await process.verify(row.id)
     assert settled is not None
-    assert settled.reason == "as ever"
+    assert (settled.outcome, await balance(row)) == (Outcome.SETTLED, 2000)
+
+
+@pytest.mark.parametrize("changed", ["by a webhook", Invoice, Account])
+async def test_what_changed_while_stripe_was_asked_is_read_again(
+    services: Services, stripe: Stripe, row: Invoice, changed: Any
+) -> None:
+    """S10: the rows of the lease are not written where any column differs."""
+    stripe.paid = True
+    paid = (await stripe.read_invoice(row.id)).facts()
+    stripe.may_answer.clear()
+    verifying = asyncio.create_task(Process(services, stripe).verify(row.id))
+    await wait_until(lambda: stripe.requests == 2)
+    if changed is Account:
+        await Account.filter(id=row.account_id).update(low_balance=7)
+    elif changed is Invoice:
+        await Invoice.filter(id=row.id).update(created_at=now())
+    else:
+        await services.settlement.settle(paid, Source.WEBHOOK)
+    stripe.may_answer.set()
+    settled = await verifying
+    assert settled is not None
+    expected = Outcome.ALREADY_SETTLED if changed == "by a webhook" else Outcome.SETTLED
+    assert settled.outcome is expected
+    assert await balance(row) == 2000
+    assert await CreditGrant.filter(invoice_id=row.id).count() == 1
+
+
+async def test_a_settlement_that_the_database_aborts_is_made_on_the_rows_as_they_were_read(
+    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They say no longer what was to be written before."""
+    aborted = 0
+
+    async def write(units: Sequence[VersionedRows]) -> list[bool]:
+        nonlocal aborted
+        aborted += 1
+        if aborted == 1:
+            raise TransactionAborted("a deadlock")
+        return await write_unchanged(units)
+
+    monkeypatch.setattr(settlement_batches, "write_unchanged", write)
+    stripe.paid = True
+    settled = await Process(services, stripe).verify(row.id)
+    assert settled is not None
+    assert (aborted, settled.outcome, await balance(row)) == (2, Outcome.SETTLED, 2000)
 
 
 @pytest.mark.usefixtures("quick")

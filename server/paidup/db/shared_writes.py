@@ -47,6 +47,19 @@ class VersionedRows(msgspec.Struct, frozen=True):
     writes: UnitOfWork = msgspec.field(default_factory=UnitOfWork)
 
 
+class ReadCells(msgspec.Struct, frozen=True):
+    """What the database has answered, of which rows are made as often as they are decided on."""
+
+    models: tuple[_Kind, ...]
+    cells: tuple[Any, ...]
+    """Each model's columns and, from PostgreSQL, each row's version."""
+    sqlite: bool
+
+    def rows(self) -> VersionedRows:
+        versions = _by_model(self.models, self.cells) if self.sqlite else self.cells[-len(self.models) :]
+        return VersionedRows(rows_of(self.models, self.cells, self.sqlite), versions)
+
+
 async def read_versioned(
     condition: str, values: Sequence[Sequence[str]], *models: type[Model]
 ) -> list[VersionedRows]:
@@ -55,14 +68,9 @@ async def read_versioned(
     if is_sqlite(db):
         query, parameters = _among_sql(condition, models), [to_json(each) for each in values]
         kept = await sqlite.run(db, lambda db: db.execute(query, parameters).fetchall())
-        return [
-            VersionedRows(rows_of(models, cells, True), _by_model(models, cells))
-            for cells in map(tuple, kept)
-        ]
+        return [ReadCells(models, tuple(cells), True).rows() for cells in kept]
     _, found = await db.execute_query(select_sql(condition, False, models), list(values))
-    return [
-        VersionedRows(rows_of(models, cells, False), cells[-len(models) :]) for cells in map(tuple, found)
-    ]
+    return [ReadCells(models, tuple(cells), False).rows() for cells in found]
 
 
 @cache

@@ -9,6 +9,7 @@ call to Stripe: it receives facts, and imports neither the gateway nor the hub (
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -20,6 +21,7 @@ from paidup.credits import ledger, renewal_grace, reversals
 from paidup.credits.reversals import ReversalNews, operators_reversal
 from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
+from paidup.db.shared_writes import ReadCells
 from paidup.db.unit_accounts import in_unit
 from paidup.db.unit_of_work import UnitOfWork, read_locked, read_rows
 from paidup.domain.catalog import Catalogue, OnCancel, StripePrice
@@ -95,7 +97,7 @@ class Settlement:
         facts: PaymentFacts,
         source: Source,
         account_id: int | None = None,
-        read: tuple[Account, Invoice] | None = None,
+        read: ReadCells | None = None,
     ) -> Settled:
         """Do what `facts` call for, and publish it. Safe to call at any time, any number of times.
 
@@ -104,7 +106,7 @@ class Settlement:
         Raises StorageUnavailable; then nothing has changed.
         """
         with tracing.step("settle") as step:
-            settled = await self._rules.find_unchanged(*read, facts) if read else None
+            settled = await self._settle_read(facts, source, read) if read else None
             settled = settled or await self._settle_once(facts, source, account_id)
             if step is not None:
                 _describe(step, settled, source)
@@ -145,6 +147,17 @@ class Settlement:
             await record(settled)
         await self._after_commit.report(settled, Source.OPERATOR)
         return settled
+
+    async def _settle_read(self, facts: PaymentFacts, source: Source, read: ReadCells) -> Settled | None:
+        """Settle on rows that were read before the facts. None, with nothing done, where that cannot be."""
+        account, row = read.rows().rows
+        if facts.invoice is None or facts.invoice.id != row.id:
+            return None
+        if unchanged := await self._rules.find_unchanged(account, row, facts):
+            return unchanged
+        with suppress(IntegrityError):
+            return await self._together(facts, source, read=read)
+        return None
 
     async def _settle_once(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
         for _ in range(MAX_TRIES):

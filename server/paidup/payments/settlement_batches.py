@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from paidup.db.connection import repeatable, storage_errors
 from paidup.db.models import Invoice, StripeEvent
-from paidup.db.shared_writes import VersionedRows, read_versioned, write_unchanged
+from paidup.db.shared_writes import ReadCells, VersionedRows, read_versioned, write_unchanged
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.payments.invoice_rows import IN_LOCK_ORDER
 from paidup.payments.outcomes import Settled
@@ -34,6 +34,7 @@ class _Asked(NamedTuple):
     facts: PaymentFacts
     source: Source
     received: StripeEvent | None
+    read: ReadCells | None
 
 
 _Taken = dict[int, VersionedRows | None]
@@ -46,20 +47,25 @@ class SettlementBatches:
         self._together = BatchExecutor(self._settle, MAX_ITEMS, beside_after_s=BESIDE_AFTER_S)
 
     async def __call__(
-        self, facts: PaymentFacts, source: Source, received: StripeEvent | None = None
+        self,
+        facts: PaymentFacts,
+        source: Source,
+        received: StripeEvent | None = None,
+        read: ReadCells | None = None,
     ) -> Settled | None:
         """What became of it. None, with nothing done, where it must be settled by itself.
 
         `received`: the row of an event that is not stored yet; where something changes, it is stored with
-        that, as handled. It is left out where it exists, and where Stripe is to be asked first.
+        that, as handled. It is left out where it exists, and where Stripe is to be asked first. `read`: the
+        rows of the account and the invoice, where the caller has read them.
         Raises IntegrityError, StorageUnavailable.
         """
-        return await self._together(_Asked(facts, source, received))
+        return await self._together(_Asked(facts, source, received, read))
 
     @repeatable
     async def _settle(self, asked: Sequence[_Asked]) -> Sequence[Settled | None]:
         with storage_errors():
-            found = await _read([each.facts for each in asked])
+            found = await _found(asked)
             answers: list[Settled | None] = []
             taken: _Taken = {}
             for number, (each, rows) in enumerate(zip(asked, found, strict=True), start=1):
@@ -91,6 +97,13 @@ class SettlementBatches:
         if not rows.writes.empty:
             taken[account.id] = rows
         return settled
+
+
+async def _found(asked: Sequence[_Asked]) -> list[VersionedRows | None]:
+    """Of each, the rows that its caller has read, or that are read now."""
+    unread = [each.facts for each in asked if each.read is None]
+    read = iter(await _read(unread) if unread else ())
+    return [next(read) if each.read is None else each.read.rows() for each in asked]
 
 
 async def _read(facts: Sequence[PaymentFacts]) -> list[VersionedRows | None]:

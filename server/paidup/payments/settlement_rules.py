@@ -73,8 +73,6 @@ class SettlementRules:
 
     async def find_unchanged(self, account: Account, row: Invoice, facts: PaymentFacts) -> Settled | None:
         """What `apply` returns where the facts say what the row says, and nothing else depends on them."""
-        if facts.invoice is None or facts.invoice.id != row.id:
-            return None
         decision = self._decide(row, facts)
         if decision.verdict is not Verdict.NOTHING_NEW or await self.affects_others(decision, row, account):
             return None

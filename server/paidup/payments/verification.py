@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from paidup.db.bulk import update_many
 from paidup.db.connection import storage_errors
 from paidup.db.leases import take_lease
-from paidup.db.models import Account, Invoice, StripeEvent
+from paidup.db.models import Invoice, StripeEvent
+from paidup.db.shared_writes import ReadCells
 from paidup.domain.decisions import TERMINAL, InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, PaymentFacts, Source
@@ -57,8 +58,6 @@ _ACQUIRE_LEASE = (
     "UPDATE invoices SET lease_expires_at = $2, checks_made = checks_made + 1"
     f" WHERE id = $1 AND {_OPEN} AND (lease_expires_at IS NULL OR lease_expires_at <= $3)"
 )
-Leased = tuple[Account, Invoice]
-"""An invoice, as it was when its lease was taken, and its account."""
 
 
 class Verification:
@@ -95,7 +94,7 @@ class Verification:
         if leased is None:
             return None
         return await self._verify_leased(
-            leased, source, partial(self._gateway.read_invoice, invoice, max_wait_s)
+            invoice, leased, source, partial(self._gateway.read_invoice, invoice, max_wait_s)
         )
 
     async def read(
@@ -143,7 +142,7 @@ class Verification:
         facts: PaymentFacts,
         source: Source,
         account_id: int | None = None,
-        leased: Leased | None = None,
+        leased: ReadCells | None = None,
     ) -> Settled:
         """Settle, once the prices of its lines are known. Where one is not, read the plans' prices again."""
         if facts.invoice is not None:
@@ -234,7 +233,10 @@ class Verification:
             if leased is None:
                 return await self._result(invoice, None, used_slot=False)
             settled = await self._verify_leased(
-                leased, Source.VERIFICATION, partial(self._gateway.read_invoice, invoice, slot_acquired=True)
+                invoice,
+                leased,
+                Source.VERIFICATION,
+                partial(self._gateway.read_invoice, invoice, slot_acquired=True),
             )
             return await self._result(invoice, settled.status, answered=True)
         except (StripeUnavailable, StorageUnavailable) as error:
@@ -269,9 +271,8 @@ class Verification:
         return CheckResult(status.settled, used_slot, takes_days=answered and status.processing is not None)
 
     async def _verify_leased(
-        self, leased: Leased, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
+        self, invoice: str, leased: ReadCells, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
     ) -> Settled:
-        invoice: str = leased[1].id
         settled: Settled | None = None
         try:
             facts = await self._read_facts(invoice, source, read)
@@ -314,13 +315,12 @@ class Verification:
             log.warning("prices_not_refreshed", error=str(error))
             return False
 
-    async def _acquire_lease(self, invoice: str) -> Leased | None:
+    async def _acquire_lease(self, invoice: str) -> ReadCells | None:
         """Claim the right to verify. One claimant at a time gets the rows, across all processes."""
         at = now()
         values = (invoice, at + timedelta(seconds=LEASE_S), at)
         with storage_errors():
-            rows = await take_lease(_ACQUIRE_LEASE, OF_ITS_ACCOUNT, IN_LOCK_ORDER, values)
-        return None if rows is None else (rows[0], rows[1])
+            return await take_lease(_ACQUIRE_LEASE, OF_ITS_ACCOUNT, IN_LOCK_ORDER, values)
 
 
 async def _end_leases(leases: Sequence[tuple[str, datetime]]) -> None:
