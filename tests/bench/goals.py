@@ -163,9 +163,9 @@ def _activations() -> Iterable[Goal]:
 
 def _growth() -> Iterable[Goal]:
     what = "a request beside many rows, times one beside few, the slowest"
-    yield Goal(what, "routes", "growth", ALL, "last_to_first", 1.1, "times")
+    yield Goal(what, "growth", "requests", ALL, "last_to_first", 1.1, "times")
     what = "the reconciler's sweeps together, the same"
-    yield Goal(what, "sweeps", "growth", "all", "last_to_first", 1.1, "times")
+    yield Goal(what, "growth", "sweeps", "all", "last_to_first", 1.1, "times")
     for name, database in DATABASES.items():
         what = f"a spend of an account with 100,000 entries, times a new one's, {database}"
         yield Goal(what, "accounts", name, "spend", "ratio", 1.1, "times")

@@ -310,7 +310,11 @@ async def test_missing_webhooks_fail(world: World) -> None:
             await an_invoice(account, **settled)
     found = (await checks_by_name(world))["webhooks"]
     assert_check(
-        found, State.FAIL, "credited without their webhooks", "none has ever arrived", "deliveries in Stripe"
+        found,
+        State.FAIL,
+        "credited without their webhooks",
+        "none has arrived for 7 days",
+        "deliveries in Stripe",
     )
 
 

@@ -16,17 +16,26 @@ AGES = {"evt_old": timedelta(days=8), "evt_1": timedelta(hours=3), "evt_2": time
 
 @pytest.mark.usefixtures("database")
 async def test_the_newest_of_the_last_days_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many events there are, so many are read: ten million took four seconds."""
+    """However many there are, so many are read for a text: ten million took four seconds."""
     at = now()
     for id, age in AGES.items():
-        outcome = EventOutcome.UNHANDLED_TYPE
         await StripeEvent.create(
-            id=id, type="customer.created", payload="{}", received_at=at - age, outcome=outcome
+            id=id,
+            type="customer.created",
+            payload='{"id": "cus_1"}',
+            received_at=at - age,
+            outcome=EventOutcome.UNHANDLED_TYPE,
         )
-    await StripeEvent.create(id="evt_3", type="invoice.paid", payload="{}", received_at=at, outcome="settled")
-    shown = []
-    for among in (100, 2):
-        monkeypatch.setattr(module, "AMONG_NEWEST", among)
-        events = await module.unhandled_events(at)
-        shown.append({event.id for event in await events})
-    assert shown == [{"evt_1", "evt_2"}, {"evt_2"}]
+    await StripeEvent.create(
+        id="evt_3", type="invoice.paid", payload='"cus_1"', received_at=at, outcome=EventOutcome.SETTLED
+    )
+
+    async def about(text: str, most: int = 9) -> list[str]:
+        return [event.id for event in await module.unhandled_about(text, at, most)]
+
+    assert [event.id for event in await module.unhandled_events(at, 9)] == ["evt_2", "evt_1"]
+    assert [event.id for event in await module.unhandled_events(at, 1)] == ["evt_2"]
+    assert [await about("cus_1"), await about("cus_1", 1)] == [["evt_2", "evt_1"], ["evt_2"]]
+    assert [await about("cus"), await about("cus__")] == [[], []]
+    monkeypatch.setattr(module, "AMONG_NEWEST", 1)
+    assert await about("cus_1") == ["evt_2"]

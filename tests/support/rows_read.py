@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import asyncpg
@@ -18,6 +19,8 @@ import pytest
 from paidup.db.connection import connection, is_sqlite
 from tests.support.statement_plans import EXPLAINED, nodes_of
 
+_counted = ContextVar("counted", default=False)
+"""Not in tasks that had begun before, such as the dispatcher's: what they read is nobody's here."""
 STEPS = 100
 """SQLite's instructions, between two calls of the handler that counts them."""
 
@@ -43,8 +46,10 @@ async def counting() -> AsyncIterator[Counter[str]]:
         await database._connection.set_progress_handler(None, 0)
         await database._connection.set_trace_callback(None)
         return
+    _counted.set(True)
     with _analyzing(read):
         yield read
+    _counted.set(False)
 
 
 @contextmanager
@@ -52,7 +57,7 @@ def _analyzing(read: Counter[str]) -> Iterator[None]:
     execute = asyncpg.Connection._execute
 
     async def analyzed(connection: Any, query: str, args: Any, *rest: Any, **named: Any) -> Any:
-        if query.lstrip().startswith(EXPLAINED):
+        if _counted.get() and query.lstrip().startswith(EXPLAINED):
             transaction = connection.transaction()
             await transaction.start()
             await connection.execute("SET LOCAL enable_seqscan = off")  # as where the tables are large

@@ -21,7 +21,7 @@ import msgspec
 from paidup.credits import moves
 from paidup.credits.entry_events import add_events
 from paidup.db.instances import new_row
-from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
+from paidup.db.models import ROLLS_OVER, Account, CreditGrant, EntryKind, GrantState, LedgerEntry
 from paidup.db.unit_accounts import AnyAccount, AnyInvoice, save_balance, write_balance
 from paidup.db.unit_of_work import UnitOfWork, read_locked, read_many
 from paidup.errors import InsufficientCredits, KeyReused
@@ -214,6 +214,12 @@ async def live_grants(account: AnyAccount, at: datetime) -> list[CreditGrant]:
     return sorted((g for g in live if g.state is GrantState.LIVE and g.remaining), key=moves.spending_order)
 
 
+# Two conditions, for two indexes: of what ends, and of what has rolled over, which may be above the cap.
+_OWN = f"SELECT id FROM credit_grants WHERE {moves.WITH_CREDITS_OF_UNIT}"  # noqa: S608 - constants
+_MAY_BE_OVER = f"""id IN (SELECT id FROM ({_OWN} AND expires_at <= $3 LIMIT 1) AS ended
+UNION ALL {_OWN} AND {ROLLS_OVER} AND expires_at IS NULL) LIMIT 1"""  # noqa: S608 - constants
+
+
 def spendable(live: Sequence[CreditGrant], at: datetime) -> list[CreditGrant] | None:
     """What `live_grants` returns of an account whose grants with credits are `live`, all of one unit.
 
@@ -225,8 +231,9 @@ def spendable(live: Sequence[CreditGrant], at: datetime) -> list[CreditGrant] | 
 
 
 async def expire_due(account: AnyAccount, at: datetime) -> None:
-    """End the grants that expire by `at`; each end is an entry."""
-    await live_grants(account, at)
+    """End the grants that expire by `at`; each end is an entry. Where none does, few grants are read."""
+    if await read_many(CreditGrant, _MAY_BE_OVER, account.id, account.unit, at):
+        await live_grants(account, at)
 
 
 async def expire(account: AnyAccount, grants: Iterable[CreditGrant], reason: str, at: datetime) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from paidup.db.bulk import to_json
+from paidup.db.connection import connection, is_sqlite
 from paidup.db.models import WITH_CREDITS, CreditGrant, GrantState
 from paidup.db.unit_accounts import AnyAccount
 from paidup.db.unit_of_work import read_many
@@ -36,21 +38,38 @@ async def settle_debt(account: AnyAccount, changed: Sequence[CreditGrant], debt:
 
     `changed` are grants whose `remaining` or `frozen` the caller has changed and not saved.
     """
-    known = [grant.id for grant in changed]
-    own = await read_many(CreditGrant, WITH_CREDITS_OF_UNIT, account.id, account.unit)
-    others = [grant for grant in own if grant.id not in known]
-    live = [*changed, *sorted(others, key=spending_order)]
-    held: int = sum(grant.remaining for grant in live)
+    others = await _sum_of_others(account, changed)
+    held: int = others + sum(grant.remaining for grant in changed)
     left = min(debt, held)
-    for grant in live:
+    for grant in changed:
         taken = min(left, grant.remaining)
         grant.remaining -= taken
         left -= taken
         if grant.remaining and grant.state is GrantState.EXPIRED:
             grant.state = GrantState.LIVE  # returned after its end: the next expiry run ends it
-        if taken or grant.id in known:
-            await grant.save(update_fields=["remaining", "frozen", "state"])
+        await grant.save(update_fields=["remaining", "frozen", "state"])
+    while left:  # the changed ones are used up
+        first = await read_many(CreditGrant, _FIRST, account.id, account.unit)
+        part = min(left, sum(grant.remaining for grant in first))
+        assert part > 0, "the database has just said that there is more"
+        await debit_grants(first, part)
+        left -= part
     return held - debt
+
+
+async def _sum_of_others(account: AnyAccount, besides: Sequence[CreditGrant]) -> int:
+    """What remains in the other live grants. Added up by the database: there may be very many."""
+    sqlite = is_sqlite()
+    known = [grant.id for grant in besides]
+    among = "IN (SELECT value FROM json_each(?3))" if sqlite else "= ANY($3)"
+    own = WITH_CREDITS_OF_UNIT.replace("$", "?") if sqlite else WITH_CREDITS_OF_UNIT
+    query = f"SELECT SUM(remaining) FROM credit_grants WHERE {own} AND NOT id {among}"  # noqa: S608 - constants
+    values = [account.id, account.unit, to_json(known) if sqlite else known]
+    _, found = await connection().execute_query(query, values)
+    return int(found[0][0] or 0)
+
+
+_FIRST = f"{WITH_CREDITS_OF_UNIT} ORDER BY expires_at NULLS LAST, id LIMIT 20"
 
 
 async def debit_grants(grants: Iterable[CreditGrant], credits: int) -> list[GrantPortion]:

@@ -72,14 +72,14 @@ def _conversion(field: Field[Any]) -> Callable[[Any], Any]:
     """What `to_python_value` of this field does, where that takes long."""
     match field:
         case DatetimeField():
-            return _to_time
+            return to_time
         case JSONField():
             return _to_value
         case _:
             return field.to_python_value
 
 
-def _to_time(kept: datetime | str) -> datetime:
+def to_time(kept: datetime | str) -> datetime:
     """PostgreSQL's driver has a time, SQLite's a text; UTC where that names no offset."""
     at = datetime.fromisoformat(kept) if isinstance(kept, str) else kept
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

@@ -98,6 +98,8 @@ ROLLS_OVER = "rollover_cap > 0"
 """The grants of which unused credits stay after their end, or have stayed."""
 PLANNED = "state = 'planned'"
 """The installments of yearly plans that are not granted yet."""
+UNHANDLED = "outcome = 'unhandled_type'"
+"""The events of types that Paidup does not handle."""
 
 
 class EventSource(StrEnum):
@@ -251,7 +253,7 @@ class Invoice(Model):
     class Meta:
         table = "invoices"
         indexes = (
-            Index(fields=("account_id", "status")),
+            Index(fields=("account_id", "status", "created_at")),
             ConditionalIndex(("account_id",), "has_reversals", "idx_invoices_has_reversals"),
             ConditionalIndex(("account_id",), "affects_others", "idx_invoices_affects_others"),
         )
@@ -508,6 +510,7 @@ class StripeEvent(Model):
 
     class Meta:
         table = "stripe_events"
+        indexes = (ConditionalIndex(("received_at",), UNHANDLED, "idx_stripe_events_unhandled"),)
 
 
 class KnownPrice(Model):

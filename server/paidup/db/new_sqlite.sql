@@ -43,7 +43,6 @@ CREATE INDEX "idx_invoices_payment_042a8d" ON "invoices" ("payment_intent");
 CREATE INDEX "idx_invoices_publish_04aea1" ON "invoices" ("publish_due_at");
 CREATE INDEX "idx_invoices_settled_ab8082" ON "invoices" ("settled_at");
 CREATE INDEX "idx_invoices_next_ch_bcaea1" ON "invoices" ("next_check_at");
-CREATE INDEX "idx_invoices_account_634687" ON "invoices" ("account_id", "status");
 CREATE TABLE "credit_grants" (
     "id" INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
     "installment" INT NOT NULL,
@@ -273,6 +272,8 @@ CREATE INDEX "idx_credit_gran_account_f907b2" ON "credit_grants" ("account_id", 
 CREATE INDEX "idx_invoices_has_reversals" ON "invoices" ("account_id") WHERE has_reversals;
 CREATE INDEX "idx_invoices_affects_others" ON "invoices" ("account_id") WHERE affects_others;
 CREATE INDEX "idx_ledger_entr_account_4e29d9" ON "ledger_entries" ("account_id", "id");
+CREATE INDEX "idx_invoices_account_2ea634" ON "invoices" ("account_id", "status", "created_at");
+CREATE INDEX "idx_stripe_events_unhandled" ON "stripe_events" ("received_at") WHERE outcome = 'unhandled_type';
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0001_initial', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0002_life_of_a_plan', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0003_held_credits', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
@@ -302,3 +303,4 @@ INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0026_
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0027_merged_accounts', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0028_client_references', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0029_long_histories', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
+INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0030_flat_reads', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));

@@ -60,6 +60,15 @@ async def read_many(model: type[M], clause: str, *values: Any) -> list[M]:
     return [row_of(model, tuple(cells), sqlite) for cells in found]
 
 
+async def count_up_to(most: int, model: type[Model], condition: str, *values: Any) -> int:
+    """How many rows of a model's table there are, `most` at most: no more are read. `condition` as above."""
+    query = f'SELECT 1 FROM "{model._meta.db_table}" WHERE {condition} LIMIT {most}'
+    db = connection()
+    query = query.replace("$", "?") if is_sqlite(db) else query
+    _, found = await db.execute_query(f"SELECT count(*) FROM ({query}) AS some_of", list(values))
+    return int(found[0][0])
+
+
 async def read_by_keys(model: type[M], keys: Iterable[Any]) -> list[M]:
     """The rows of a model's table with these primary keys, in no order."""
     sqlite = is_sqlite()

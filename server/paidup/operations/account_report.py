@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import datetime
 
 import msgspec
-from tortoise.functions import Sum
-from tortoise.queryset import QuerySet
 
 from paidup.credits.ledger import ends_at
 from paidup.credits.reservations import key_of
+from paidup.credits.shown_grants import expiring
 from paidup.db.accounts import find_account
 from paidup.db.connection import storage_errors
 from paidup.db.customers import customers_of
@@ -29,6 +27,7 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import NotFound
 from paidup.operations.audit_log import Corrected, list_corrections
 from paidup.operations.event_deliveries import DeliveryDetails, DeliveryFilter, list_deliveries
+from paidup.operations.newest_invoices import newest_invoices
 from paidup.runtime.clock import now
 
 ENTRIES = 25
@@ -146,7 +145,6 @@ async def report_account(external_id: str, before: int | None = None) -> Account
         if account is None:
             raise NotFound(f"There is no account {external_id!r}.")
         grants = CreditGrant.filter(account_id=account.id)
-        invoices = Invoice.filter(account_id=account.id)
         held = Reservation.filter(account_id=account.id, state=ReservationState.HELD)
         subscriptions = Subscription.filter(account_id=account.id).order_by("-created_at").limit(OTHERS)
         entries = await _entries(account, before)
@@ -160,8 +158,8 @@ async def report_account(external_id: str, before: int | None = None) -> Account
             subscriptions=[_subscription(row) for row in await subscriptions],
             grants=[_grant(row) for row in await grants.order_by("-id").limit(GRANTS)],
             grants_total=await grants.count(),
-            invoices=[_invoice(row) for row in await invoices.order_by("-created_at").limit(INVOICES)],
-            invoices_total=await invoices.count(),
+            invoices=[_invoice(row) for row in await newest_invoices(account.id, INVOICES)],
+            invoices_total=await Invoice.filter(account_id=account.id).count(),
             reservations=[
                 ReservationRow(row.key, row.credits, row.expires_at, row.unit)
                 for row in await held.order_by("-id").limit(OTHERS)
@@ -190,18 +188,8 @@ async def _entries(account: Account, before: int | None) -> list[EntryRow]:
 
 
 async def _balance(own: AnyAccount) -> BalanceRow:
-    live = CreditGrant.filter(account_id=own.id, unit=own.unit, state=GrantState.LIVE, remaining__gt=0)
-    return BalanceRow(own.unit, own.balance, own.held, own.low_balance, await _expiring(live))
-
-
-async def _expiring(live: QuerySet[CreditGrant]) -> list[Expiring]:
-    """Soonest first. Added up by the database: an account may have very many grants."""
-    dated = live.filter(expires_at__isnull=False).annotate(left=Sum("remaining"))
-    ends = dated.group_by("expires_at", "usable_until").order_by("expires_at").limit(OTHERS)
-    credits: Counter[datetime] = Counter()
-    for expires_at, usable_until, left in await ends.values_list("expires_at", "usable_until", "left"):
-        credits[max(expires_at, usable_until or expires_at)] += int(left)
-    return [Expiring(at, credits[at]) for at in sorted(credits)]
+    ends = [Expiring(at, credits) for at, credits in await expiring(own, OTHERS)]
+    return BalanceRow(own.unit, own.balance, own.held, own.low_balance, ends)
 
 
 def _grant(row: CreditGrant) -> GrantRow:

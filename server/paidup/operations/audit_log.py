@@ -230,7 +230,8 @@ async def list_corrections(
             )
             if last is None:
                 return []
-            rows = rows.filter(Q(at__lt=last.at) | Q(at=last.at, id__lte=last.id))
+            # The first condition is for the index.
+            rows = rows.filter(Q(at__lt=last.at) | Q(id__lte=last.id), at__lte=last.at)
         found = await rows.order_by("-at", "-id").limit(limit).select_related("account")
     return [corrected(row) for row in found]
 

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import replace
 from tortoise.exceptions import IntegrityError
-from tortoise.functions import Count
 
 from paidup.db.connection import locked, storage_errors, write_transaction
 from paidup.db.models import Action
@@ -26,6 +25,7 @@ from paidup.domain.outbound_events import OutboundEventType
 from paidup.errors import Conflict, InvalidInput, NotFound
 from paidup.operations.audit_log import Operator, note
 from paidup.outbound.endpoints import DISABLED_BY_OPERATOR
+from paidup.outbound.left import count_left
 from paidup.runtime.clock import now
 
 MAX_ENDPOINTS = 50
@@ -71,7 +71,7 @@ async def list_endpoints() -> list[EndpointDetails]:
     """All endpoints but the deleted ones. Raises StorageUnavailable."""
     with storage_errors():
         rows = await EventEndpoint.exclude(state=EndpointState.DELETED).order_by("id")
-        counts = await _counts([row.id for row in rows])
+        counts = await count_left()
     return [_details(row, counts) for row in rows]
 
 
@@ -79,7 +79,7 @@ async def read_endpoint(reference: str) -> EndpointDetails:
     """The endpoint with this id or name. Raises NotFound, StorageUnavailable."""
     with storage_errors():
         row = await find_endpoint(reference)
-        return _details(row, await _counts([row.id]))
+        return _details(row, await count_left())
 
 
 async def create_endpoint(
@@ -237,19 +237,6 @@ async def _give_up_pending(row: EventEndpoint) -> None:
     await EventDelivery.filter(endpoint_id=row.id, state=DeliveryState.PENDING).update(
         state=DeliveryState.DEAD, next_attempt_at=None, error=ENDPOINT_GONE
     )
-
-
-async def _counts(ids: Sequence[int]) -> dict[tuple[int, DeliveryState], int]:
-    """How many deliveries of each endpoint are pending, and dead."""
-    if not ids:
-        return {}
-    kept = EventDelivery.filter(endpoint_id__in=ids, state__in=[DeliveryState.PENDING, DeliveryState.DEAD])
-    rows = (
-        await kept.annotate(number=Count("id"))
-        .group_by("endpoint_id", "state")
-        .values_list("endpoint_id", "state", "number")
-    )
-    return {(endpoint, DeliveryState(state)): number for endpoint, state, number in rows}
 
 
 def _details(row: EventEndpoint, counts: dict[tuple[int, DeliveryState], int]) -> EndpointDetails:

@@ -30,8 +30,9 @@ from paidup.operations.invoice_report import (
     StoredEvent,
     TimelineEvent,
 )
+from paidup.operations.newest_invoices import newest_invoices
 from paidup.operations.recommendations import pending_steps, recommendation
-from paidup.operations.unhandled_events import unhandled_events
+from paidup.operations.unhandled_events import unhandled_about
 from paidup.realtime.status_queries import processing_of
 from paidup.runtime.clock import now
 from paidup.stripe_api.events import Event
@@ -60,9 +61,8 @@ async def explain(reference: str) -> Explanation:
         sessions = await sessions_of(reference, account.id if account else None)
         linked = [each.invoice for each in sessions if each.checkout == reference and each.invoice]
         matching |= Q(id__in=linked)
-        found = Invoice.filter(matching | Q(account_id=account.id) if account else matching)
-        rows = await found.order_by("-created_at").limit(MAX_INVOICES).select_related("account")
-        older_invoices = await found.count() - len(rows)
+        rows, older_invoices = await _invoices(matching, account)
+        await Invoice.fetch_for_list(rows, "account")
         invoices = [await _report(row.id, row, at) for row in rows]
         if not rows and not sessions and await TimelineEntry.exists(invoice=reference):
             invoices = [await _report(reference, None, at)]
@@ -81,6 +81,18 @@ async def explain(reference: str) -> Explanation:
         corrections=corrections,
         units=_other_balances(shown) or msgspec.UNSET,
     )
+
+
+async def _invoices(matching: Q, account: Account | None) -> tuple[list[Invoice], int]:
+    """The newest that match, or are of the account, newest first, and how many more there are."""
+    others = Invoice.filter(matching).exclude(account_id=account.id if account else 0)
+    rows = await others.order_by("-created_at").limit(MAX_INVOICES)
+    count = await others.count()
+    if account:
+        own = await newest_invoices(account.id, MAX_INVOICES)
+        rows = sorted([*own, *rows], key=attrgetter("created_at"), reverse=True)[:MAX_INVOICES]
+        count += await Invoice.filter(account_id=account.id).count()
+    return rows, count - len(rows)
 
 
 async def _report(invoice: str, row: Invoice | None, at: datetime) -> InvoiceReport:
@@ -140,8 +152,7 @@ async def _other_events(
         rows = sorted(waiting, key=attrgetter("received_at"), reverse=True)[:MAX_OTHER_EVENTS]
         if not invoices and account is None:
             # Most events of a known reference have no effect, so they are shown for unknown ones only.
-            unhandled = (await unhandled_events(at)).filter(payload__contains=f'"{text}"')
-            rows += await unhandled.order_by("-received_at").limit(MAX_OTHER_EVENTS)
+            rows += await unhandled_about(text, at, MAX_OTHER_EVENTS)
         found.update({row.id: stored_event(row) for row in rows})
     return [event for event in found.values() if event.id not in shown]
 

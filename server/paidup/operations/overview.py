@@ -85,7 +85,6 @@ async def load_overview(alarms: Sequence[Alarm]) -> Overview:
         claimable = Q(error__isnull=True) | Q(error__not=PARKED_UNCLAIMED)
         tried = Q(attempts__gt=0) | Q(received_at__lt=at - UNTRIED_AFTER)
         failed = StripeEvent.filter(tried, claimable, handled_at__isnull=True)
-        unhandled = await unhandled_events(at)
         settled = Invoice.filter(settled_at__not_isnull=True).order_by("-settled_at").limit(MAX_ROWS)
         return Overview(
             at=at,
@@ -98,9 +97,7 @@ async def load_overview(alarms: Sequence[Alarm]) -> Overview:
                 stored_event(row) for row in await failed.order_by("-received_at").limit(MAX_ROWS)
             ],
             failed_events_total=await failed.count(),
-            unhandled_events=[
-                stored_event(row) for row in await unhandled.order_by("-received_at").limit(MAX_ROWS)
-            ],
+            unhandled_events=[stored_event(row) for row in await unhandled_events(at, MAX_ROWS)],
             settled=[_settled_invoice(row) for row in await settled.select_related("account")],
             second_payments=[
                 session_details(row) for row in await unresolved().limit(MAX_ROWS).select_related("account")

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from tortoise.queryset import QuerySet
-
-from paidup.db.models import StripeEvent
-from paidup.payments.outcomes import EventOutcome
+from paidup.db.connection import is_sqlite
+from paidup.db.models import UNHANDLED, StripeEvent
+from paidup.db.unit_of_work import read_many
 
 SHOWN_FOR = timedelta(days=7)
 """How long they are shown."""
 AMONG_NEWEST = 20_000
-"""Of how many events at most they are shown: no index has the outcome, and each event is read for it."""
+"""Among how many of them at most a text is looked for: the payload of each is read for it."""
 
 
-async def unhandled_events(at: datetime) -> QuerySet[StripeEvent]:
-    """Those of the last days."""
-    newest_first = StripeEvent.all().order_by("-received_at").only("id", "received_at")
-    older = await newest_first.offset(AMONG_NEWEST).first()
-    since = max(at - SHOWN_FOR, older.received_at) if older else at - SHOWN_FOR
-    return StripeEvent.filter(outcome=EventOutcome.UNHANDLED_TYPE, received_at__gt=since)
+async def unhandled_events(at: datetime, most: int) -> list[StripeEvent]:
+    """The newest of the last days."""
+    return await read_many(
+        StripeEvent, f"{UNHANDLED} AND received_at > $1 {_NEWEST_FIRST} LIMIT {most}", at - SHOWN_FOR
+    )
+
+
+async def unhandled_about(text: str, at: datetime, most: int) -> list[StripeEvent]:
+    """The newest of the last days in whose payload this text is, in quotes."""
+    position = "instr" if is_sqlite() else "strpos"
+    older = f"SELECT received_at FROM stripe_events WHERE {UNHANDLED} {_NEWEST_FIRST}"  # noqa: S608 - constants
+    since = f"received_at > $1 AND received_at > COALESCE(({older} LIMIT 1 OFFSET {AMONG_NEWEST}), $1)"
+    clause = f"{UNHANDLED} AND {since} AND {position}(payload, $2) > 0 {_NEWEST_FIRST} LIMIT {most}"
+    return await read_many(StripeEvent, clause, at - SHOWN_FOR, f'"{text}"')
+
+
+_NEWEST_FIRST = "ORDER BY received_at DESC"

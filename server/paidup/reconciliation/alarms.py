@@ -14,6 +14,7 @@ computed from the tables, so any process can report them. What to do: docs/opera
 from __future__ import annotations
 
 import time
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,9 +23,11 @@ from tortoise.queryset import QuerySet
 
 from paidup.db.connection import storage_errors
 from paidup.db.models import CheckoutSession, EventSource, Invoice, StripeEvent
-from paidup.db.outbound_models import DeliveryState, EndpointState, EventDelivery, EventEndpoint
+from paidup.db.outbound_models import EndpointState, EventEndpoint
+from paidup.db.unit_of_work import count_up_to
 from paidup.domain.payment_facts import Source
 from paidup.outbound.endpoints import DISABLED_BY_OPERATOR
+from paidup.outbound.left import LEFT, count_left
 from paidup.payments.outcomes import EventOutcome
 from paidup.payments.unclaimed import unclaimed_payments
 from paidup.reconciliation.read_budget import DEFAULT_READS_PER_MONTH, ReadUse, read_use
@@ -39,6 +42,8 @@ ALARMS = (
 PARKED_FOR_CURRENCY = f"parked: {EventOutcome.UNKNOWN_CURRENCY}"
 SETTLED_WITHOUT_WEBHOOK = 3
 """So many payments credited in a row, and no webhook since."""
+MOST_COUNTED = 1_000
+"""Of them. All are read again every few seconds while webhooks are silent."""
 GRACE = timedelta(minutes=5)
 """How late a webhook may be before its absence counts."""
 CACHED_S = 15.0
@@ -129,10 +134,10 @@ async def take_snapshot(
     )
     with storage_errors():
         unclaimed = await unclaimed_payments().count()
-        open_deliveries = {
-            state.value: await EventDelivery.filter(state=state).count()
-            for state in (DeliveryState.PENDING, DeliveryState.DEAD)
-        }
+        left = Counter[str]()
+        for (_, state), number in (await count_left()).items():
+            left[state.value] += number
+        open_deliveries = {state.value: left[state.value] for state in LEFT}
     alarms = [alarm for alarm in found if alarm]
     return AlarmSnapshot(alarms, queues, use.reads, unclaimed, open_deliveries)
 
@@ -254,26 +259,25 @@ async def webhook_silence() -> Alarm | None:
     """The alarm that webhooks do not arrive, or None. Raises StorageUnavailable."""
     at = now()
     with storage_errors():
-        last = (
-            await StripeEvent.filter(source=EventSource.WEBHOOK)
-            .order_by("-received_at")
-            .only("id", "received_at")
-            .first()
-        )
-        since = max(last.received_at if last else at - LOOKBACK, at - LOOKBACK)
-        settled = await Invoice.filter(
-            settled_at__gt=since,
-            settled_at__lte=at - GRACE,
-            settled_via__in=[Source.VERIFICATION, Source.RECONCILIATION],
-        ).count()
+        recent = StripeEvent.filter(source=EventSource.WEBHOOK, received_at__gt=at - LOOKBACK)
+        last = await recent.order_by("-received_at").only("id", "received_at").first()
+        since = last.received_at if last else at - LOOKBACK
+        settled = await count_up_to(MOST_COUNTED, Invoice, _WITHOUT_WEBHOOK, since, at - GRACE)
     if settled < SETTLED_WITHOUT_WEBHOOK:
         return None
     return Alarm("webhooks_silent", _text(settled, last.received_at if last else None))
 
 
+_WITHOUT_WEBHOOK = (
+    "settled_at > $1 AND settled_at <= $2"
+    f" AND settled_via IN ('{Source.VERIFICATION.value}', '{Source.RECONCILIATION.value}')"
+)
+
+
 def _text(settled: int, last: datetime | None) -> str:
-    when = f"the last one arrived at {last:%Y-%m-%d %H:%M} UTC" if last else "none has ever arrived"
+    when = f"the last one arrived at {last:%Y-%m-%d %H:%M} UTC" if last else "none has arrived for 7 days"
+    number = f"{settled} payments" if settled < MOST_COUNTED else f"{settled} payments or more"
     return (
-        f"{settled} payments were credited without their webhooks; {when}. "
+        f"{number} were credited without their webhooks; {when}. "
         "Check the endpoint's address, secret and state in Stripe (`paidup doctor`)."
     )

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from paidup.credits import moves
+from paidup.credits.shown_grants import FIRST
 from paidup.db.bulk import select_by_keys
 from paidup.db.connection import is_sqlite
 from paidup.db.instances import columns_of, row_of
-from paidup.db.models import Account, CreditGrant, GrantState
+from paidup.db.models import Account, CreditGrant
 from paidup.domain.entitlements import IN_GOOD_STANDING
 from paidup.domain.quotes import Quote
 from paidup.runtime.clock import at_unix
@@ -27,7 +28,7 @@ from paidup.subscriptions.checkout import PENDING
 
 
 class AccountCredits(msgspec.Struct, frozen=True):
-    """An account and its live grants with credits, of all units, in spending order, as of one moment."""
+    """An account and the first of its live grants, of all units, in spending order, as of one moment."""
 
     account: Account
     grants: list[CreditGrant]
@@ -76,8 +77,8 @@ def _credits_sql(sqlite: bool) -> str:
     quote = "quote" if sqlite else "quote::text"
     return f"""
         SELECT {columns}, a.external_id,
-        (SELECT {array}({each}({grant})) FROM credit_grants
-         WHERE account_id = a.id AND state = '{GrantState.LIVE.value}' AND remaining <> 0),
+        (SELECT {array}({each}({grant})) FROM
+         (SELECT {grant} FROM credit_grants WHERE account_id = a.id AND {FIRST}) AS own),
         EXISTS (SELECT 1 FROM invoices WHERE account_id = a.id AND status IN ({pending})),
         (SELECT {array}((SELECT {quote} FROM invoices WHERE subscription = s.id AND settled_at IS NOT NULL
                          AND quote IS NOT NULL ORDER BY finalized_at DESC LIMIT 1))

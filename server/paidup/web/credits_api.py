@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from paidup.credits.ledger import ends_at
 from paidup.credits.requested_moves import Commit, Moved, Release, Reserve, Spend
+from paidup.credits.shown_grants import MOST, expiring
 from paidup.db.models import Account, CreditGrant
 from paidup.db.unit_accounts import AnyAccount
 from paidup.domain.units import DEFAULT_UNIT, MAX_UNIT_NAME
@@ -81,20 +82,20 @@ class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def credits(request: Request) -> Response:
-    """GET /api/credits: the balance and its parts, the live grants, what expires, what is under way."""
+    """GET /api/credits: the balance and its parts, the first live grants, what expires, what is under way."""
     services = get_services(request)
     account, grants, activating, renewal = await current_credits(services, await identified(request))
     others = units_apart(account, services.catalogue)
-    of_default = [grant for grant in grants if grant.unit == DEFAULT_UNIT]
+    of_default = [grant for grant in grants[:MOST] if grant.unit == DEFAULT_UNIT]
     ends = _ends(of_default)
     end, first = min(ends, key=itemgetter(0), default=(None, None))
     return json_response(
         {
-            **_parts(account, grants),
+            **await _parts(account, grants),
             "grants": [
                 {
                     "invoice": grant.invoice_id,
-                    "plan": grant.plan or (grant.invoice and grant.invoice.plan),
+                    "plan": grant.plan,
                     "credits": grant.credits,
                     "remaining": grant.remaining,
                     "expires_at": grant.expires_at,
@@ -105,18 +106,23 @@ async def credits(request: Request) -> Response:
             "next_expiry": first and {"at": end, "credits": first.remaining},
             "activating": activating,
             "renewing": renewal,
-            **({"units": {unit: _parts(own, grants) for unit, own in others.items()}} if others else {}),
+            **(
+                {"units": {unit: await _parts(own, grants) for unit, own in others.items()}} if others else {}
+            ),
         }
     )
 
 
-def _parts(account: AnyAccount, grants: Iterable[CreditGrant]) -> dict[str, Any]:
+async def _parts(account: AnyAccount, grants: Sequence[CreditGrant]) -> dict[str, Any]:
     """The balance of one unit, its parts, and what expires of it."""
-    own = [grant for grant in grants if grant.unit == account.unit]
+    if len(grants) > MOST:  # there may be more than these
+        ends = await expiring(account, MAX_EXPIRING)
+    else:
+        ends = _expiring(_ends(grant for grant in grants if grant.unit == account.unit))
     return {
         "balance": account.balance,
         **msgspec.structs.asdict(balance_parts(account)),
-        "expiring": _expiring(_ends(own)),
+        "expiring": [{"at": at, "credits": credits} for at, credits in ends],
     }
 
 
@@ -124,12 +130,12 @@ def _ends(grants: Iterable[CreditGrant]) -> list[tuple[datetime, CreditGrant]]:
     return [(end, grant) for grant in grants if (end := ends_at(grant))]
 
 
-def _expiring(ends: Iterable[tuple[datetime, CreditGrant]]) -> list[dict[str, Any]]:
+def _expiring(ends: Iterable[tuple[datetime, CreditGrant]]) -> list[tuple[datetime, int]]:
     """What expires if it is not spent, and when, soonest first."""
     credits: Counter[datetime] = Counter()
     for end, grant in ends:
         credits[end] += grant.remaining
-    return [{"at": at, "credits": credits[at]} for at in sorted(credits)[:MAX_EXPIRING]]
+    return sorted(credits.items())[:MAX_EXPIRING]
 
 
 async def spend(request: Request) -> Response:

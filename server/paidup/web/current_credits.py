@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from paidup.credits.ledger import is_over
+from paidup.credits.shown_grants import lacks_plan, may_be_over
 from paidup.db.models import Account, CreditGrant
 from paidup.services import Services
 from paidup.subscriptions.renewals import Renewal
@@ -15,7 +15,7 @@ from paidup.web.dependencies import PendingActivation, current_grants, pending_a
 class CurrentCredits(NamedTuple):
     account: Account
     grants: list[CreditGrant]
-    """The live ones with credits, of all units, in spending order."""
+    """The live ones with credits, of all units, in spending order; of very many the first."""
     activating: PendingActivation | None
     renewing: Renewal | None
 
@@ -29,7 +29,7 @@ async def current_credits(services: Services, customer: Customer) -> CurrentCred
         account, grants = read.account, read.grants
     else:
         account, grants = await services.accounts.get(customer.external_id, customer.stripe_customer), []
-    if read is None or any(is_over(grant, at) or grant.plan is None for grant in grants):
+    if read is None or may_be_over(grants, at) or any(map(lacks_plan, grants)):
         account, grants = await current_grants(services, account)
     return CurrentCredits(
         account=account,

@@ -10,11 +10,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from paidup.credits import ledger, moves
+from paidup.credits import ledger
+from paidup.credits.shown_grants import first_grants, may_be_over
 from paidup.db.connection import storage_errors, write_transaction
-from paidup.db.models import WITH_CREDITS, Account, CreditGrant, GrantState
+from paidup.db.models import Account, CreditGrant
 from paidup.db.unit_accounts import in_all_units
-from paidup.db.unit_of_work import read_many
 from paidup.domain.messages import StatusMessage
 from paidup.errors import InsufficientScope, NotAllowed
 from paidup.payments.current_subscriptions import current_subscriptions
@@ -130,25 +130,13 @@ async def account_transaction(services: Services, account: Account) -> AsyncIter
 
 
 async def current_grants(services: Services, account: Account) -> tuple[Account, list[CreditGrant]]:
-    """The account and its live grants, of all units, in spending order. Expired grants are ended first."""
+    """The account and the first of its live grants, of all units. Expired grants are ended first."""
     at = services.clock()
     with storage_errors():
-        grants = await _live_grants(account)
-    if any(ledger.is_over(grant, at) for grant in grants):
+        grants = await first_grants(account.id)
+    if may_be_over(grants, at):
         async with account_transaction(services, account) as account:
             for each in in_all_units(account):
                 await ledger.expire_due(each, at)
-            grants = await _live_grants(account)
+            grants = await first_grants(account.id)
     return account, grants
-
-
-async def _live_grants(account: Account) -> list[CreditGrant]:
-    """In the order in which they are spent."""
-    live = await read_many(CreditGrant, _LIVE, account.id)
-    if any(grant.plan is None for grant in live):  # a row from before: its invoice has the plan
-        unnamed = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-        live = await unnamed.select_related("invoice")
-    return sorted(live, key=moves.spending_order)
-
-
-_LIVE = f"account_id = $1 AND {WITH_CREDITS}"

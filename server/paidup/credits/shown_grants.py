@@ -1,0 +1,65 @@
+"""What is shown of an account's live grants: those that are spent first, and what expires when.
+
+An account may have very many grants with credits. What is read here does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+
+from paidup.credits.ledger import is_over
+from paidup.db.connection import connection, is_sqlite
+from paidup.db.instances import to_time
+from paidup.db.models import WITH_CREDITS, CreditGrant, Invoice
+from paidup.db.unit_accounts import AnyAccount
+from paidup.db.unit_of_work import read_many
+
+MOST = 100
+"""Grants that are shown of one account."""
+FIRST = f"{WITH_CREDITS} ORDER BY expires_at NULLS LAST, id LIMIT {MOST + 1}"
+"""Of an account: one more than are shown, in the order in which they are spent."""
+
+
+async def first_grants(account_id: int) -> list[CreditGrant]:
+    """See `FIRST`. Those from before grants named their plan are given their invoice's."""
+    found = await read_many(CreditGrant, f"account_id = $1 AND {FIRST}", account_id)
+    if unnamed := [grant.invoice_id for grant in found if lacks_plan(grant)]:
+        plans: dict[str, str | None] = dict(await Invoice.filter(id__in=unnamed).values_list("id", "plan"))
+        for grant in filter(lacks_plan, found):
+            grant.plan = plans[grant.invoice_id or ""]
+    return found
+
+
+def lacks_plan(grant: CreditGrant) -> bool:
+    return grant.plan is None and grant.invoice_id is not None
+
+
+def may_be_over(first: Sequence[CreditGrant], at: datetime) -> bool:
+    """Whether some grants of the account have to be ended at `at`, or may have to be."""
+    if any(is_over(grant, at) for grant in first):
+        return True
+    # Of those that await a renewal the end comes later than their place in the order says.
+    unread_from = first[-1].expires_at if len(first) > MOST else None
+    return unread_from is not None and unread_from <= at
+
+
+async def expiring(account: AnyAccount, dates: int) -> list[tuple[datetime, int]]:
+    """When credits of the account expire if they are not spent, and how many: the first so many dates."""
+    db = connection()
+    sqlite = is_sqlite(db)
+    query = (_ENDS.replace("$", "?") if sqlite else _ENDS) + f" LIMIT {dates}"
+    _, found = await db.execute_query(query, [account.id, account.unit])
+    credits: Counter[datetime] = Counter()
+    for cells in map(tuple, found):
+        expires_at, usable_until = (to_time(each) if each else None for each in cells[:2])
+        assert expires_at is not None
+        credits[max(expires_at, usable_until or expires_at)] += int(cells[2])
+    return sorted(credits.items())
+
+
+_ENDS = f"""
+SELECT expires_at, usable_until, SUM(remaining) FROM credit_grants
+WHERE account_id = $1 AND unit = $2 AND {WITH_CREDITS} AND expires_at IS NOT NULL
+GROUP BY expires_at, usable_until ORDER BY expires_at"""  # noqa: S608 - constants
