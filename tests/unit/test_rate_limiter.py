@@ -118,6 +118,9 @@ async def test_a_process_that_has_taken_a_whole_second_asks_for_no_more(
     assert len(budget.taken) == 2 * PER_SECOND
     assert budget.asked < 2 * PER_SECOND + 5
     assert budget.taken[PER_SECOND] - budget.taken[0] >= 1
+    budget.asked = 0
+    assert await budget.take(endpoint, 60, at_most=50) == PER_SECOND // 5
+    assert budget.asked <= 2, "nor for several while only one may be free"
 
 
 async def test_with_redis_away_each_process_counts_by_itself(endpoint: str) -> None:

@@ -138,6 +138,22 @@ def test_many_retries_that_are_due_share_the_way_to_redis_and_are_spread() -> No
     assert used == pytest.approx([0, 0.05, 0.1, 0.15], abs=0.001)
 
 
+def test_first_checks_that_wait_for_a_second_share_the_way_to_redis() -> None:
+    """Those of the last second take each slot as soon as it is free."""
+
+    async def play(stripe: Stripe) -> None:
+        stripe.result = CheckResult(settled=True, used_slot=True)
+        for number in range(60):
+            stripe.queue.add(f"in_{number}")
+        await asyncio.sleep(10)
+
+    stripe = played(lambda: Stripe(every_s=0.05, at_once=4), play)
+    assert [slots for _, slots in stripe.acquired] == [4] * 11 + [1] * 16
+    assert [invoice for _, invoice in stripe.checked] == [f"in_{number}" for number in range(60)]
+    used = [at - stripe.acquired[1][0] for at, _ in stripe.checked[4:8]]
+    assert used == pytest.approx([0, 0.05, 0.1, 0.15], abs=0.001)
+
+
 def test_a_first_check_uses_a_slot_that_was_taken_for_a_retry() -> None:
     """It waits for none of those that slots were taken with."""
 

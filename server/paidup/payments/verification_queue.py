@@ -19,6 +19,8 @@ from paidup.domain.backoff import WATCHED_DEBIT_S, WATCHED_DELAYS_S, watched_del
 
 RETRY_SHARE = 4
 """One of so many slots is for a retry, while other invoices wait for their first check."""
+BACKLOG = 20
+"""So many first checks are the slots of a second."""
 BULK_AFTER_S = 2.0
 BULK_THRESHOLD = 20
 """So many invoices due, the first of them for `BULK_AFTER_S`: single checks do not keep up."""
@@ -121,18 +123,24 @@ class VerificationQueue:
                 return
 
     async def wait_for_first_check(self, within_s: float) -> None:
-        """Wait until a first check is due, so many seconds at most."""
-        deadline = _time() + within_s
+        """Wait until one more first check is due, so many seconds at most."""
+        deadline, due = _time() + within_s, len(self._first_checks)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                while not self._first_checks:
+                while len(self._first_checks) <= due:
                     self._changed.clear()
                     await self._changed.wait()
 
-    def due_retries(self, at_most: int) -> int:
-        """How many retries are due, up to `at_most`. None while a first check waits, which takes one slot."""
+    def due_together(self, at_most: int) -> int:
+        """For how many checks, up to `at_most`, slots may be taken together.
+
+        For retries that are due, or first checks that wait for a second in any case. Fewer take each slot as
+        soon as it is free: 0.
+        """
+        if self._first_checks:
+            return at_most if len(self._first_checks) >= BACKLOG else 0
         found, places, at = 0, [0], _time()
-        while places and found < at_most and not self._first_checks:
+        while places and found < at_most:
             place = places.pop()
             if place < len(self._retries) and self._retries[place][0] <= at:
                 found += _is_valid(self._retries[place])
@@ -169,7 +177,11 @@ class VerificationQueue:
         retry_at = self._next_retry_at()
         if not ((first and first.due_at <= before) or (retry_at is not None and retry_at <= before)):
             return []
-        due = [item[1].invoice for item in self._retries if item[0] <= before and _is_valid(item)]
+        due = [
+            entry.invoice
+            for due_at, entry in self._retries
+            if due_at <= before and entry.state is _State.PAUSED and entry.due_at == due_at
+        ]
         waiting = [*self._first_checks, *due]
         return waiting if len(waiting) >= BULK_THRESHOLD else []
 

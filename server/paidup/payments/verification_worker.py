@@ -1,6 +1,6 @@
 """Works off the verification queue: waits for slots of the rate limiter, and runs the checks.
 
-One task waits for the next slot, and only then is chosen which invoice it is for. Where many retries are
+One task waits for the next slot, and only then is chosen which invoice it is for. Where many checks are
 due it takes several slots at once, and uses them over the time that they stand for; a first check that
 comes meanwhile uses the next one. A second task starts bulk verification where single checks do not
 keep up.
@@ -94,10 +94,10 @@ class VerificationWorker:
                     await asyncio.wait(self._checking, return_when=asyncio.FIRST_COMPLETED)
 
     async def _acquire_slots(self) -> int:
-        """One for a first check, or several for retries that are due."""
+        """One for a first check, or several where many checks are due."""
         began = _time()
         slots = await self._checks.acquire_slots(
-            SLOT_TIMEOUT_S, self._queue.due_retries(MAX_CONCURRENT_CHECKS)
+            SLOT_TIMEOUT_S, self._queue.due_together(MAX_CONCURRENT_CHECKS)
         )
         if _time() - began > WAITED_S:
             self._short_until = _time() + SHORT_S

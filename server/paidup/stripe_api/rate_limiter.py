@@ -73,10 +73,10 @@ class _Endpoint:
         self.pause_s = 0.0
         self.busy_until = self.paused_until = self.resume_at = float("-inf")
 
-    def full_until(self) -> float:
-        """Until when no slot can be free: this process alone has taken all of a second."""
+    def free_at(self, slots: int) -> float:
+        """Until then, so many slots cannot be free: this process alone has taken too many of a second."""
         full = len(self.taken) == self.taken.maxlen
-        return self.taken[0] + 1.0 if full else float("-inf")
+        return self.taken[slots - 1] + 1.0 if full else float("-inf")
 
 
 class RateLimiter:
@@ -125,17 +125,16 @@ class RateLimiter:
         several = min(at_most, int(self._limit.amount * SEVERAL_S))
         tries = 0
         while True:
-            full_s = state.full_until() - _time()
+            slots = several if several > 1 and tries < TRIES_FOR_SEVERAL and not state.pause_s else 1
+            full_s = state.free_at(slots) - _time()
             if full_s <= 0:
-                slots = several if several > 1 and tries < TRIES_FOR_SEVERAL and not state.pause_s else 1
                 if await self._hit(endpoint, purpose, slots):
                     state.taken.extend([_time()] * slots)
                     return slots
                 tries += 1
             if purpose is Purpose.CUSTOMER:
                 state.busy_until = _time() + BUSY_S
-            await asyncio.sleep(max(0.0, full_s))
-            await self._pause()
+            await self._pause(max(0.0, full_s))
 
     async def refused(self, endpoint: str, requested_at: float, retry_after_s: float) -> None:
         """Stripe answered 429 to what was asked at `requested_at` (the loop's time): everybody pauses.
@@ -166,8 +165,8 @@ class RateLimiter:
             state.pause_s = 0.0
             state.resume_at = float("-inf")
 
-    async def _pause(self) -> None:
-        await asyncio.sleep((0.4 + 0.7 * random.random()) / self._limit.amount)  # noqa: S311
+    async def _pause(self, after_s: float = 0.0) -> None:
+        await asyncio.sleep(after_s + (0.4 + 0.7 * random.random()) / self._limit.amount)  # noqa: S311
 
     async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER, slots: int = 1) -> bool:
         async def shared(windows: MovingWindowRateLimiter) -> bool:
