@@ -119,7 +119,7 @@ async def main() -> None:
 
 async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
-    async with aiohttp.ClientSession() as http, running_browser() as browser:
+    async with aiohttp.ClientSession() as http, running_browser(desktop=True) as browser:
         stripe_side = StripeSide(sandbox, http)
         page = await browser.new_page()
         await page.goto(base)

@@ -51,7 +51,7 @@ async def measure(rounds: int, folder: Path) -> Told:
         await asyncio.to_thread(sandbox.wait_for, f"{url}/sandbox/health")
         redis_url = f"unix://{folder / 'valkey.sock'}"
         async with (
-            running_browser() as browser,
+            running_browser(desktop=True) as browser,
             running_networks(url, redis_url, database, folder) as networks,
         ):
             for _ in range(rounds):

@@ -85,7 +85,7 @@ async def main() -> None:
         with demo_of(clone) as demo:
             await wait_until(lambda: is_ready(demo), within=30)
             steps.done("make demo: until the page answers")
-            async with running_browser() as browser, shopping(browser, demo) as newcomer:
+            async with running_browser(desktop=True) as browser, shopping(browser, demo) as newcomer:
                 await newcomer.reach_card_form()
                 await newcomer.pay(VISA_WITH_3DS)
                 await newcomer.answer_bank()

@@ -111,7 +111,7 @@ async def main() -> None:
     path = IMAGES / "activation.webp"
     with tempfile.TemporaryDirectory(prefix="pu-") as folder, running_demo(Path(folder)) as demo:
         looks: dict[str, Any] = {"viewport": SIZE, "reduced_motion": "no-preference"}
-        async with running_browser() as browser, shopping(browser, demo, **looks) as shopper:
+        async with running_browser(desktop=True) as browser, shopping(browser, demo, **looks) as shopper:
             await shopper.arrive()
             await shopper.page.evaluate(f"sessionStorage.setItem('halftone:poster', '{POSTER}')")
             async with Film.of(shopper) as film:

@@ -208,7 +208,7 @@ async def main() -> None:
         tempfile.TemporaryDirectory(prefix="pu-") as folder,
         running_demo(Path(folder), OPERATOR_TOKEN=OPERATOR_TOKEN) as demo,
     ):
-        async with running_browser() as browser:
+        async with running_browser(desktop=True) as browser:
             await take_all(demo, browser, sys.argv[1:])
 
 

@@ -31,4 +31,4 @@ def test_chromium_is_needed_unless_its_tests_are_left_out(
     browser_tests: str, needed: bool, tmp_path: Path
 ) -> None:
     missing = missing_packages({"PATH": str(tmp_path), "BROWSER_TESTS": browser_tests})
-    assert ("chromium" in missing) is needed
+    assert ("chromium-headless-shell" in missing) is needed

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGES = {
-    "chromium": "chromium",
+    "chromium-headless-shell": "chromium-headless-shell",
     "nginx": "nginx-light",
     "caddy": "caddy",
     "haproxy": "haproxy",
@@ -24,7 +24,7 @@ PACKAGES = {
     "ip": "iproute2",
 }
 """Each program's package in Debian and Ubuntu."""
-ALSO = {"chromium": ("chromium-browser", "google-chrome")}
+ALSO = {"chromium-headless-shell": ("chromium", "chromium-browser", "google-chrome")}
 ONLY_LINUX = {"ip"}
 
 
@@ -32,7 +32,7 @@ def missing_packages(environment: Mapping[str, str]) -> list[str]:
     """The packages of the programs that are not on PATH."""
     wanted = set(PACKAGES)
     if environment.get("BROWSER_TESTS") == "0":
-        wanted -= {"chromium"}
+        wanted -= {"chromium-headless-shell"}
     if sys.platform != "linux":
         wanted -= ONLY_LINUX
     # Debian keeps PostgreSQL's programs off PATH. The one in the wheel has no TLS.
