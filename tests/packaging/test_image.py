@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
+COMPILED = ("paidup.app", "paidup.cli", "paidup.uvicorn_server", "tortoise.backends.asyncpg")
 SECRETS = ("SECRET_KEY", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "AUTH_JWT_SECRET", "DATABASE_URL")
 
 
@@ -53,6 +54,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _uv("build", "--wheel", "--no-build-isolation", "--python", sys.executable, "-o", folder, source)
     (wheel,) = folder.glob("*.whl")
     _uv("pip", "install", "--python", python, "--no-deps", wheel)
+    # pip compiles what it installs, uv does not; and what runs in the image writes no compiled module.
+    subprocess.run([python, "-c", f"import {', '.join(COMPILED)}"], check=True, timeout=100, env={})
     return folder / "venv/bin"
 
 

@@ -170,9 +170,14 @@ def test_a_server_without_redis_says_in_one_line_what_to_set(wheel: Path, tmp_pa
     )
 
 
-def test_the_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> None:
-    binaries = install(wheel, "[demo]", tmp_path)
-    with demo([binaries / "paidup", "demo"], tmp_path) as url:
+@pytest.fixture(scope="session")
+def with_demo(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with `pip install 'paidup[demo]'`."""
+    return install(wheel, "[demo]", tmp_path_factory.mktemp("demo"))
+
+
+def test_the_demo_runs_from_an_installed_wheel(with_demo: Path, tmp_path: Path) -> None:
+    with demo([with_demo / "paidup", "demo"], tmp_path) as url:
         assert_demo_serves(url)
 
 
@@ -182,13 +187,13 @@ def test_a_customer_buys_a_plan(paidup_server):
 """
 
 
-def test_a_products_tests_use_the_fixtures_of_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
-    binaries = install(wheel, "[demo]", tmp_path)
-    uv("pip", "install", "--python", binaries / "python", "-c", DEVELOPMENT, "pytest", cwd=tmp_path)
+def test_a_products_tests_use_the_fixtures_of_the_installed_wheel(with_demo: Path, tmp_path: Path) -> None:
+    python = with_demo / "python"
+    uv("pip", "install", "--python", python, "-c", DEVELOPMENT, "pytest", cwd=tmp_path)
     product = tmp_path / "product"
     product.mkdir()
     (product / "test_product.py").write_text(PRODUCT_TEST)
-    done = run(binaries / "python", "-m", "pytest", "-W", "error", cwd=product)
+    done = run(python, "-m", "pytest", "-W", "error", cwd=product)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
 
