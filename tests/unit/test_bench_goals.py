@@ -17,6 +17,7 @@ from tests.structure.sources import ROOT
 RATIO = Goal("p50", "sockets", "latency", "Paidup", "p50", 1.4, "times", "raw", Counts.RATIO)
 BEYOND = Goal("activation", "activation", "page", "Paidup", "ms", 12, "ms", "trip", Counts.BEYOND)
 AT_LEAST = Goal("connects", "sockets", "connects", "Paidup", "a_second", 4_000, "/s", at_least=True)
+LOST = Goal("lost", "sockets", "throughput", "Paidup", "lost", 0, counts=Counts.WORST)
 SLOWEST = Goal("slowest", "growth", "requests", ALL, "ratio", 1.1, "times")
 
 
@@ -32,6 +33,7 @@ LATENCY = measured(raw=[{"p50": 1}, {"p50": 2}, {"p50": 4}], Paidup=[{"p50": 2},
 RESULTS = {
     "sockets": {
         "latency": LATENCY,
+        "throughput": measured(Paidup=[{"lost": 0}, {"lost": 2}, {"lost": 0}]),
         "connects": measured(Paidup=[{"a_second": 4_000}, {"a_second": 5_000}, {"a_second": 100}]),
     },
     "activation": {
@@ -47,6 +49,7 @@ RESULTS = {
         (RATIO, ("p50", "2.00", "2.80", "1.40 times", "at most 1.4 times", "yes")),
         (BEYOND, ("activation", "2.00", "13.8", "11.8 ms", "at most 12 ms", "yes")),
         (AT_LEAST, ("connects", "", "4,000", "4,000/s", "at least 4,000/s", "yes")),
+        (LOST, ("lost", "", "0.0", "2.00", "at most 0", "no")),
         (SLOWEST, ("slowest: grown", "", "1.20", "1.20 times", "at most 1.1 times", "no")),
     ],
 )
