@@ -236,6 +236,22 @@ async def test_many_subscriptions_share_a_few_commands(pair: tuple[Hub, Hub], ba
     assert batches == [500, 500, 200]
 
 
+async def test_subscriptions_soon_after_another_share_a_command(
+    pair: tuple[Hub, Hub], batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is sent at once; those of browsers that connect one by one meanwhile cost one command."""
+    monkeypatch.setattr(redis_subscriber, "GATHER_S", 0.5)
+    here, _ = pair
+    batches.clear()
+    assert await here.subscribe(INVOICES, "in_first", StatusRecorder())
+    joins = []
+    for number in range(20):
+        joins.append(asyncio.create_task(here.subscribe(INVOICES, f"in_soon{number}", StatusRecorder())))
+        await asyncio.sleep(0)
+    assert all(await asyncio.gather(*joins))
+    assert batches == [1, 20]
+
+
 @pytest.mark.usefixtures("quick")
 async def test_a_late_acknowledgement_is_a_gap(pair: tuple[Hub, Hub]) -> None:
     """A row that was read before Redis acknowledged must be read again afterwards."""

@@ -61,6 +61,25 @@ async def test_many_notes_cost_few_writes(timeline: Timeline, writes: list[int])
     assert writes == [500, 500, 200]
 
 
+async def test_notes_that_come_during_a_write_are_gathered_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where something happens all the time, there would be no pause between two writes, each of a few."""
+    timeline, writes = Timeline(), []
+
+    async def interrupted(_: type[TimelineEntry], __: Any, rows: list[Any], durable: bool) -> None:
+        writes.append([invoice for invoice, *_ in rows])
+        if len(writes) == 1:
+            timeline.note("in_2", TimelineEventType.CREATED)
+
+    monkeypatch.setattr(module, "insert_many", interrupted)
+    timeline.note("in_1", TimelineEventType.CREATED)
+    await timeline._write_all()
+    assert writes == [["in_1"]]
+    await timeline.close()
+    assert writes == [["in_1"], ["in_2"]]
+
+
 async def test_closing_writes_what_still_waits() -> None:
     """Wherever between two batches it comes."""
     timeline = Timeline()

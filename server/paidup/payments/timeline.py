@@ -76,7 +76,8 @@ class Timeline:
         self._added.set()
         if self._writer is not None:
             await self._writer
-        await self._write_all()
+        while self._waiting:
+            await self._write_all()
 
     async def _write_forever(self) -> None:
         while not self._closing:
@@ -86,8 +87,10 @@ class Timeline:
             await self._write_all()
 
     async def _write_all(self) -> None:
-        while self._waiting:
-            await self._write([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
+        """Write what is queued now. What comes meanwhile is gathered for the next time."""
+        count = len(self._waiting)
+        for start in range(0, count, BATCH):
+            await self._write([self._waiting.popleft() for _ in range(min(BATCH, count - start))])
 
     async def _write(self, rows: list[_Row]) -> None:
         try:

@@ -28,6 +28,8 @@ PROBE_INTERVAL_S = 2.0
 MAX_MISSED_PROBES = 2
 RECONNECT_MAX_S = 2.0
 SUBSCRIBE_BATCH_SIZE = 500
+GATHER_S = 0.005
+"""Delay after each command, so that channels of browsers that connect meanwhile share the next one."""
 RESTORE_MAX_DELAY_S = 0.1
 """Upper bound of the random delay before each batch of channels is resubscribed."""
 
@@ -177,6 +179,7 @@ class RedisSubscriber:
                     self._restore_requested.set()
                 finally:
                     batch.resolve()
+                await asyncio.sleep(GATHER_S)
 
     async def _sync(self, connection: PubSubConnection, channels: Collection[bytes]) -> None:
         wanted = [channel for channel in channels if self._registry.has_channel(channel)]

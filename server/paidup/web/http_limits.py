@@ -65,7 +65,7 @@ class _Refused(Exception):
 class CountedConnection(asyncio.Protocol):
     """Counts a connection while it is not a WebSocket's, and has its deadlines checked."""
 
-    __slots__ = ("_address", "_from_proxy")
+    __slots__ = ("_address", "_from_proxy", "_tracked")
     loop: asyncio.AbstractEventLoop
 
     def __init__(self) -> None:
@@ -79,7 +79,8 @@ class CountedConnection(asyncio.Protocol):
         self._from_proxy = is_proxy(host, proxies_of(config))
         self._address = address = "" if self._from_proxy else address_key(host)
         _connections_by_address[address] += 1
-        _track(self.loop, self)
+        self._tracked = _tracked_connections(self.loop)
+        self._tracked.add(self)
         return connections <= (config.limit_concurrency or math.inf) and (
             not address or _connections_by_address[address] <= MAX_CONNECTIONS_PER_ADDRESS
         )
@@ -89,7 +90,7 @@ class CountedConnection(asyncio.Protocol):
         address, self._address = self._address, None
         if address is None:
             return
-        _connections_by_loop[self.loop].discard(self)
+        self._tracked.discard(self)
         _connections_by_address[address] -= 1
         if not _connections_by_address[address]:
             del _connections_by_address[address]
@@ -233,11 +234,13 @@ class LoggingHttpProtocol(LimitedHttpProtocol):
     logs_requests = True
 
 
-def _track(loop: asyncio.AbstractEventLoop, connection: CountedConnection) -> None:
-    if loop not in _connections_by_loop:
-        _connections_by_loop[loop] = set()
+def _tracked_connections(loop: asyncio.AbstractEventLoop) -> set[CountedConnection]:
+    """Those whose deadlines are checked."""
+    connections = _connections_by_loop.get(loop)
+    if connections is None:
+        connections = _connections_by_loop[loop] = set()
         loop.call_later(CHECK_INTERVAL_S, _enforce_all_deadlines, loop)
-    _connections_by_loop[loop].add(connection)
+    return connections
 
 
 def _enforce_all_deadlines(loop: asyncio.AbstractEventLoop) -> None:

@@ -72,6 +72,7 @@ class SocketServer:
         self._addresses: Counter[str] = Counter()
         self._accounts: Counter[int] = Counter()
         self._snapshots = Snapshots(services.hub)
+        self._origins = services.settings.origins
         self._open = {
             (kind, via): services.metrics.sockets.labels(kind, via) for kind in SOCKET_KINDS for via in Via
         }
@@ -130,11 +131,11 @@ class SocketServer:
         self, scope: Scope, kind: type[WebSocketSession], ticket_of: Callable[[Scope], str]
     ) -> WebSocketSession:
         """The session that this request may open. Raises NotAllowed or NotAuthenticated."""
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        own_page = kind.opens_from_own_page and is_own_origin(origin, headers)
-        if origin is not None and not own_page and origin not in self.services.settings.origins:
-            raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
+        sent = next((value for name, value in scope["headers"] if name == b"origin"), None)
+        if sent is not None and (origin := sent.decode("latin-1")) not in self._origins:
+            own_page = kind.opens_from_own_page and is_own_origin(origin, Headers(scope=scope))
+            if not own_page:
+                raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
         session = kind.from_ticket(scope, ticket_of(scope), self.services)
         session.address = address_key(scope["client"][0] if scope.get("client") else "")
         return session

@@ -61,7 +61,7 @@ class LimitedFirstRequest(CountedConnection):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self._client = get_remote_addr(transport)
+        self._client = _peer_of(transport)
         self._expires = self.loop.time() + http_limits.HEADERS_TIMEOUT_S
         connections: set[Any] = self._server_state.connections
         connections.add(self)
@@ -138,6 +138,12 @@ class LoggingFirstRequest(LimitedFirstRequest):
     http_protocol = LoggingHttpProtocol
 
 
+def _peer_of(transport: Any) -> tuple[str, int] | None:
+    """What uvicorn takes for the client. Asking for its socket, as uvicorn does, makes one."""
+    peer = transport.get_extra_info("peername")
+    return peer if isinstance(peer, tuple) and len(peer) == 2 else get_remote_addr(transport)
+
+
 class _Request:
     """What httptools calls with the parts of a request. Names are as they came, the last of each counts."""
 
@@ -161,7 +167,9 @@ def _parsed(data: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade as upgrade:
-        headers = {name.lower(): value.rstrip(http_limits.WHITE_SPACE) for name, value in received.items()}
+        # No value has other white space than WHITE_SPACE: httptools refuses it.
+        values = map(bytes.rstrip, received.values())
+        headers = dict(zip(map(bytes.lower, received), values, strict=True))
         lines = data.count(b"\n") - 2  # without the request's and the empty one
         whole = upgrade.args[0] == len(data) and len(headers) == lines <= MAX_HEADERS
         return (b"".join(url), headers) if whole and parser.get_http_version() == "1.1" else None
