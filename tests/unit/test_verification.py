@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from paidup.db.leases import take_lease
 from paidup.db.models import Account, CreditGrant, Invoice
 from paidup.db.shared_writes import VersionedRows, write_unchanged
 from paidup.domain.decisions import InvoiceStatus
@@ -433,6 +434,42 @@ class Screen:
 
     def offer_stage(self, stage: Stage) -> None:
         self.stages.append(stage)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_messages_have_a_turn_between_the_steps_of_a_verification(
+    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step takes a third of a millisecond; a message that comes meanwhile waits for one of them."""
+    loop, turns, steps = asyncio.get_running_loop(), 0, list[int]()
+    waiting = loop.call_soon(lambda: None)
+
+    def turn() -> None:
+        nonlocal turns, waiting
+        turns += 1
+        waiting = loop.call_soon(turn)
+
+    def noted(step: Any, begins: bool) -> Any:
+        async def take(*arguments: Any, **named: Any) -> Any:
+            if begins:
+                steps.append(turns)
+            done = await step(*arguments, **named)
+            if not begins:
+                steps.append(turns)
+            return done
+
+        return take
+
+    monkeypatch.setattr(module, "take_lease", noted(take_lease, begins=False))
+    for step in (True, False):
+        monkeypatch.setattr(stripe, "read_invoice", noted(stripe.read_invoice, begins=step))
+    monkeypatch.setattr(services.settlement, "settle", noted(services.settlement.settle, begins=True))
+    process = Process(services, stripe)
+    waiting = loop.call_soon(turn)
+    await process.verify(row.id)
+    waiting.cancel()
+    leased, asked, answered, settled = steps
+    assert leased < asked <= answered < settled
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

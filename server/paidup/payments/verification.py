@@ -291,7 +291,9 @@ class Verification:
         self._timeline.note(invoice, TimelineEventType.VERIFICATION_ASKED, source=source)
         began = time.monotonic()
         try:
+            await asyncio.sleep(0)  # messages have a turn: see `WholeAnswerClient`
             answer = await read()
+            await asyncio.sleep(0)
         except StripeError as error:
             self._timeline.note(
                 invoice, TimelineEventType.VERIFICATION_FAILED, source=source, error=str(error)
