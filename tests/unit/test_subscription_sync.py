@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytest
 
-from paidup.db.connection import is_sqlite
 from paidup.db.instances import new_row
 from paidup.db.models import Account, StripeEvent, Subscription
 from paidup.db.outbound_models import OutboundEvent
@@ -340,10 +339,6 @@ async def test_a_purchase_that_is_not_paid_hides_no_subscription_that_has_ended(
     assert (found.plan, found.status) == (None, "canceled")
 
 
-ON_POSTGRES = pytest.mark.parametrize("module_database_url", ["postgres"], indirect=True)
-"""On SQLite, each beginning is a transaction of its own."""
-
-
 def handled(account: Account, name: str = "begun") -> StripeEvent:
     """An event that was delivered, and is not stored."""
     told: dict[str, Any] = {"type": "customer.subscription.updated", "payload": "{}", "attempts": 1}
@@ -367,7 +362,7 @@ async def what_is_known(account: Account) -> Any:
 async def test_subscriptions_that_begin_together_are_saved_as_one_is(
     subscriptions: SubscriptionSync, stripe: Stripe, database: None
 ) -> None:
-    """Each with its event, as handled. On SQLite, one by one."""
+    """Each with its event, as handled."""
     alone, *others = accounts = [await an_account() for _ in range(4)]
     for account in accounts:
         await met(subscriptions, account, status="incomplete")
@@ -376,19 +371,12 @@ async def test_subscriptions_that_begin_together_are_saved_as_one_is(
     assert await subscriptions.read_known([(shape(each), False) for each in others]) == [News.BEGUN] * 3
     beginnings = Beginnings(subscriptions, ignore_balance)
     saved = await asyncio.gather(*(beginnings(shape(each), handled(each)) for each in others))
-    assert saved == [not is_sqlite()] * 3
+    assert saved == [True] * 3
     for account in others:
-        event = await StripeEvent.get_or_none(id=f"evt_begun_{account.id}")
-        if is_sqlite():
-            assert event is None
-            await subscriptions.on_event(f"sub_{account.id}", shape(account))
-        else:
-            assert event is not None
-            assert event.outcome == "unchanged"
+        assert (await StripeEvent.get(id=f"evt_begun_{account.id}")).outcome == "unchanged"
         assert await what_is_known(account) == await what_is_known(alone)
 
 
-@ON_POSTGRES
 async def test_a_beginning_that_does_not_follow_from_its_two_rows_is_left_out(
     subscriptions: SubscriptionSync, stripe: Stripe, database: None
 ) -> None:
@@ -421,7 +409,6 @@ async def test_a_beginning_that_does_not_follow_from_its_two_rows_is_left_out(
         assert stored == (name in ("usual", "stored")), name
 
 
-@ON_POSTGRES
 async def test_a_beginning_whose_row_changes_meanwhile_is_left_out(
     subscriptions: SubscriptionSync, monkeypatch: pytest.MonkeyPatch, ada: Account
 ) -> None:

@@ -1,10 +1,10 @@
 """Handles a delivered event and stores it as handled, by one statement that those of the same moment share.
 
 For most events: those of a payment that say nothing new, or of a type that nothing is done with; those that
-settle an invoice, which are stored in the transaction that moves the balance; and on PostgreSQL those that
-say that a subscription has begun. For any other nothing is done here: it is stored first, then handled, then
-marked (`stripe_events.py`). So is one that exists already, and one of which something fails. Makes no call
-to Stripe before the event is stored.
+settle an invoice, which are stored in the transaction that moves the balance; and those that say that a
+subscription has begun. For any other nothing is done here: it is stored first, then handled, then marked
+(`stripe_events.py`). So is one that exists already, and one of which something fails. Makes no call to Stripe
+before the event is stored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Saves that subscriptions have begun, of events that arrive together, by two statements.
+"""Saves that subscriptions have begun, of events that arrive together, by one read and in one transaction.
 
 As `sync.py` does for one of them. For the usual one, the account's only: of any other, or where a row of it
-changes meanwhile, nothing is done, and its event is stored first. PostgreSQL only.
+changes meanwhile, nothing is done, and its event is stored first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tortoise.exceptions import IntegrityError
 
-from paidup.db.connection import is_sqlite, repeatable, storage_errors
+from paidup.db.connection import repeatable, storage_errors
 from paidup.db.models import Account, StripeEvent, Subscription
 from paidup.db.shared_writes import VersionedRows, read_versioned, write_unchanged
 from paidup.payments import entitlements
@@ -42,8 +42,6 @@ class Beginnings:
 
     async def __call__(self, shown: StripeSubscription, event: StripeEvent) -> bool:
         """Whether it was saved, with `event` as handled; else nothing was. Raises StorageUnavailable."""
-        if is_sqlite():
-            return False
         try:
             saved = await self._together(_Shown(shown, event))
         except IntegrityError:
