@@ -70,6 +70,8 @@ class _Pool(asyncpg.Pool):  # type: ignore[misc]
 
     One that has answered is taken back at once, with no wait that could be cancelled. Where it has to be
     closed instead, a cancelled close ends it as well.
+
+    `_con`, `_holder` and `_protocol` are private to asyncpg.
     """
 
     async def release(self, connection: Any, *, timeout: float | None = None) -> None:

@@ -38,10 +38,12 @@ class SharedRead(Generic[K, R]):
         """What is found of `key`. Raises StorageUnavailable. Not for use in a transaction."""
         with storage_errors():
             async with asyncio.timeout(self._within_s):
-                if self._alone or not self._together.idle:
-                    return await self._together(key)
-                self._alone = True
-                try:
-                    return (await self._read([key]))[0]
-                finally:
-                    self._alone = False
+                if not self._alone and self._together.idle:
+                    self._alone = True
+                    try:
+                        await asyncio.sleep(0)  # those that come at the same moment share the statement
+                        if self._together.idle:
+                            return (await self._read([key]))[0]
+                    finally:
+                        self._alone = False
+                return await self._together(key)
