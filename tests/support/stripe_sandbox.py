@@ -16,7 +16,8 @@ from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.client import API_VERSION
 
 PUBLISHABLE = {"Authorization": "Bearer pk_test_tests"}
-LOOKUP_KEYS = len(parse_catalogue(PACKAGED_PLANS.read_bytes()).lookup_keys)
+CATALOGUE = parse_catalogue(PACKAGED_PLANS.read_bytes())
+LOOKUP_KEYS = len(CATALOGUE.lookup_keys)
 SECRET = {"Authorization": "Bearer sk_test_tests"}
 
 
@@ -56,7 +57,7 @@ class StripeSide:
 
     async def create_prices(self, catalogue: Catalogue | None = None) -> None:
         """The prices of the catalogue, as `paidup stripe-setup` makes them."""
-        for plan in (catalogue or parse_catalogue(PACKAGED_PLANS.read_bytes())).plans:
+        for plan in (catalogue or CATALOGUE).plans:
             for price in plan.prices:
                 form = {
                     "currency": price.currency,
