@@ -102,7 +102,8 @@ class Settlement:
         """Do what `facts` call for, and publish it. Safe to call at any time, any number of times.
 
         `account_id` is the account of an invoice that is new here, where the caller knows it. `read`: the
-        rows, where the caller read them before it asked for the facts; if these say the same, that is all.
+        rows, where the caller read them before it asked for the facts. If these say the same, that is all;
+        else the rows are written, where they have not changed since.
         Raises StorageUnavailable; then nothing has changed.
         """
         with tracing.step("settle") as step:
