@@ -43,6 +43,7 @@ async def main() -> None:
     options = parser.parse_args()
     configure_logging("ERROR", "console")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="pu-"))
+    folder.mkdir(parents=True, exist_ok=True)
     server = get_server(folder / "pg", cleanup_mode="stop" if options.folder else "delete")
     try:
         server.psql("ALTER SYSTEM SET fsync = off")  # for filling; what is measured mostly reads

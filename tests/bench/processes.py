@@ -39,6 +39,8 @@ ACCOUNTS = 97
 """That spend. No number of processes divides it, so that each account is spent from by all."""
 WARM = 8
 """Sockets of each process that come and go before it is measured."""
+WARM_SPENDS = 100
+"""Of each process, before they are measured: a new connection prepares and plans each statement first."""
 TOLD_WITHIN_S = 30.0
 
 Costs = dict[str, float]
@@ -103,6 +105,7 @@ def _stage(rig: Rig, options: argparse.Namespace, number: int, first: int) -> li
             time.sleep(rigs.SETTLED_S)
             waiting = _over(meter, lambda: time.sleep(options.seconds))
             activating = _over(meter, lambda: _activate(rig, servers, boards, first, options.payments))
+        asyncio.run(_spend(servers, paid, WARM_SPENDS * number))
         spending = _over(meter, lambda: asyncio.run(_spend(servers, paid, options.spends)))
         connections = meter.connections()
     found = [

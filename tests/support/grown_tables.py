@@ -45,9 +45,10 @@ SELECT 'evt_' || n, CASE WHEN n % 100 = 0 THEN 'customer.created' ELSE 'invoice.
 INSERT INTO timeline (invoice, at, event_type, detail)
 SELECT 'in_' || n, now() - interval '40 days', 'settled', '{{"via": "webhook"}}'
     FROM generate_series(1, {count}) n;
-INSERT INTO event_endpoints (name, url, types, secret, state, from_settings, failures, created_at)
-SELECT 'backend', 'https://backend.example/events', '[]', 'whsec_' || repeat('a', 32), 'disabled', FALSE, 0,
-    now();
+INSERT INTO event_endpoints (name, url, types, secret, state, disabled_because, from_settings, failures,
+    created_at)
+SELECT 'backend', 'https://backend.example/events', '[]', 'whsec_' || repeat('a', 32), 'disabled',
+    'disabled by an operator', FALSE, 0, now();
 INSERT INTO outbound_events (message, account_id, type, invoice, version, balance, data, fanned_out,
     created_at)
 SELECT 'msg_' || n, n, 'credits.granted', 'in_' || n, 1, 2000, '{{}}', TRUE, now() - interval '20 days'
@@ -71,9 +72,10 @@ SELECT 'evt_due' || n, 'customer.created', '{version}',
 """
 DUE_AGAIN = (
     "UPDATE invoices SET next_check_at = now() - interval '1 second',"
-    " publish_due_at = now() - interval '1 second', lease_expires_at = NULL WHERE id LIKE 'in_due%'",
+    " publish_due_at = now() - interval '1 second', lease_expires_at = NULL WHERE id"
+    " IN (SELECT 'in_due' || n FROM generate_series(1, 20) n)",
     "UPDATE stripe_events SET next_attempt_at = now() - interval '1 second', handled_at = NULL"
-    " WHERE id LIKE 'evt_due%'",
+    " WHERE id IN (SELECT 'evt_due' || n FROM generate_series(1, 20) n)",
     "DELETE FROM watermarks",
 )
 """Before each round of the sweeps, so that the same is due in each."""
