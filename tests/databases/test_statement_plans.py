@@ -6,6 +6,9 @@ from typing import Any
 
 import asyncpg
 
+from paidup.db.connection import connection, open_database
+from paidup.db.models import Account
+from tests.support.rows_read import counting
 from tests.support.statement_plans import PRODUCT, Scan, scanned_tables
 
 STATEMENTS: dict[str, set[str]] = {
@@ -33,3 +36,24 @@ async def test_a_statement_that_no_index_serves_is_found(database_url: str, scan
     said, scans[:] = list(scans), []
     assert found == STATEMENTS
     assert said == [Scan("accounts", "web/asks.py, ask", scanning)]
+
+
+ROWS = 300
+READS = {
+    "SELECT id FROM accounts ORDER BY id": ROWS,  # a whole index
+    "SELECT id FROM accounts WHERE id > 0 AND purchase_number = 7": ROWS,  # all are filtered out
+    "SELECT id FROM accounts ORDER BY balance LIMIT 1": ROWS,  # sorted for one
+    "SELECT id FROM accounts ORDER BY id LIMIT 2": 2,
+    "SELECT id FROM accounts WHERE external_id = 'user-3' AND purchase_number = 7": 1,
+}
+
+
+async def test_rows_are_counted_that_an_index_or_a_filter_or_a_sort_reads(database_url: str) -> None:
+    """Whatever few a statement returns: `test_flat_reads.py` relies on it."""
+    async with open_database(database_url):
+        await Account.bulk_create([Account(external_id=f"user-{number}") for number in range(ROWS)])
+        await connection().execute_script("ANALYZE accounts")
+        async with counting() as read:
+            for statement in READS:
+                await connection().execute_query(statement)
+        assert dict(read) == READS
