@@ -4,8 +4,9 @@ A raw Redis subscriber: the protocol's parser fed by a socket, and nothing behin
 uvicorn without compression, one starlette WebSocket route, one Redis connection; no ticket, no
 database, no limits, no pending message, no deadline: `python -m tests.bench.floors SOCKET PORT`. Only the
 answer to a handshake: uvloop, httptools, a 101 and one text, with nothing checked or kept:
-`python -m tests.bench.floors PORT`. All run until their process is ended. Imports nothing of the server, so
-that it weighs nothing.
+`python -m tests.bench.floors PORT`. And that with Redis's messages passed on to the sockets:
+`python -m tests.bench.floors SOCKET PORT relay`. All run until their process is ended. Imports nothing of the
+server, so that it weighs nothing.
 """
 
 from __future__ import annotations
@@ -189,10 +190,57 @@ class Switched(asyncio.Protocol):
             self._parser = None
             accept = base64.b64encode(hashlib.sha1(self._key + GUID, usedforsecurity=False).digest())
             self._transport.write(SWITCHING % accept)
-            self._transport.write(b"\x81\x7e" + len(SNAPSHOT).to_bytes(2, "big") + SNAPSHOT.encode())
+            self.opened()
         else:
             self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             self._transport.close()
+
+    def opened(self) -> None:
+        """The handshake is answered."""
+        self.send(SNAPSHOT.encode())
+
+    def send(self, text: bytes) -> None:
+        """A text of 126 bytes or more."""
+        self._transport.write(b"\x81\x7e" + len(text).to_bytes(2, "big") + text)
+
+
+class Relay:
+    """Sockets by channel: a message is sent on as it is read."""
+
+    def __init__(self) -> None:
+        self.subscriber = Subscriber(self._heard, self._held)
+        self.sockets: dict[bytes, Switched] = {}
+
+    def _heard(self, channel: bytes, message: bytes) -> None:
+        self.sockets[channel].send(message)
+
+    def _held(self, channel: bytes) -> None:
+        self.sockets[channel].send(SNAPSHOT.encode())
+
+
+class Relayed(Switched):
+    """One connection for an invoice, whose messages it gets."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def on_url(self, url: bytes) -> None:
+        self._channel = CHANNEL.encode() + url.rpartition(b"/")[2]
+
+    def opened(self) -> None:
+        self._transport.set_write_buffer_limits(high=0)  # written at once
+        self._relay.sockets[self._channel] = self
+        self._relay.subscriber.subscribe(self._channel)
+
+
+def serve_relay(path: str, port: int) -> None:
+    async def serve() -> None:
+        loop, relay = asyncio.get_running_loop(), Relay()
+        await loop.create_unix_connection(lambda: relay.subscriber, path)
+        server = await loop.create_server(lambda: Relayed(relay), "127.0.0.1", port, backlog=2048)
+        await server.serve_forever()
+
+    uvloop.run(serve())
 
 
 def serve_handshakes(port: int) -> None:
@@ -207,5 +255,7 @@ def serve_handshakes(port: int) -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 2:
         serve_handshakes(int(sys.argv[1]))
+    elif sys.argv[3:] == ["relay"]:
+        serve_relay(sys.argv[1], int(sys.argv[2]))
     else:
         serve_bare(sys.argv[1], int(sys.argv[2]))

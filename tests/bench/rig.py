@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,23 +158,27 @@ def product(rig: Rig) -> Iterator[Server]:
         child.stop()
 
 
-@contextmanager
-def bare(rig: Rig) -> Iterator[Server]:
+def bare(rig: Rig) -> AbstractContextManager[Server]:
     """uvicorn, starlette, one Redis connection, and nothing else."""
     port = free_port()
-    child = Child(["-m", "tests.bench.floors", rig.redis, str(port)], {}, rig.folder / f"bare-{port}.log")
-    try:
-        answering(f"http://127.0.0.1:{port}/")
-        yield Server(port, child.process.pid)
-    finally:
-        child.stop()
+    return _floor(rig, port, rig.redis, str(port))
+
+
+def relay(rig: Rig) -> AbstractContextManager[Server]:
+    """uvloop, httptools, one Redis connection whose messages are passed on, and nothing else."""
+    port = free_port()
+    return _floor(rig, port, rig.redis, str(port), "relay")
+
+
+def handshakes(rig: Rig) -> AbstractContextManager[Server]:
+    """uvloop, httptools and the answer to a handshake, and nothing else."""
+    port = free_port()
+    return _floor(rig, port, str(port))
 
 
 @contextmanager
-def handshakes(rig: Rig) -> Iterator[Server]:
-    """uvloop, httptools and the answer to a handshake, and nothing else."""
-    port = free_port()
-    child = Child(["-m", "tests.bench.floors", str(port)], {}, rig.folder / f"handshakes-{port}.log")
+def _floor(rig: Rig, port: int, *arguments: str) -> Iterator[Server]:
+    child = Child(["-m", "tests.bench.floors", *arguments], {}, rig.folder / f"floor-{port}.log")
     try:
         answering(f"http://127.0.0.1:{port}/")
         yield Server(port, child.process.pid)

@@ -26,6 +26,7 @@ from tests.bench.rig import Rig, Server, load_clients
 from tests.bench.waits import measure_load, measure_waiting
 
 RAW, BARE, PRODUCT = "raw Redis subscriber", "bare uvicorn and starlette", "Paidup"
+RELAY = "uvloop, hiredis and a frame"
 HANDSHAKE = "uvloop, httptools and a 101"
 WARM = 50
 """Sockets opened and closed before a server is measured, so that lazy imports and caches are loaded."""
@@ -109,6 +110,7 @@ def _measure_messages(rig: Rig, options: argparse.Namespace) -> Figures:
     throughput = Figure(f"2. Statuses a second, each of {count:,} listeners with one under way")
     listeners: dict[str, Callable[[], AbstractContextManager[tuple[Server, Board]]]] = {
         RAW: lambda: rigs.raw_subscriber(rig, count, samples),
+        RELAY: lambda: _warm_clients(rig, rigs.relay(rig), count, samples),
         BARE: lambda: _warm_clients(rig, rigs.bare(rig), count, samples),
         PRODUCT: lambda: _warm_clients(rig, rigs.product(rig), count, samples),
     }
