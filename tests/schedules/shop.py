@@ -65,6 +65,9 @@ class Unlimited:
     async def refused(self, *_: Any) -> None:
         return
 
+    def require_resumed(self, *_: Any) -> None:
+        return
+
     def answered(self, *_: Any) -> None:
         return
 
