@@ -126,15 +126,15 @@ class RateLimiter:
         tries = 0
         while True:
             slots = several if several > 1 and tries < TRIES_FOR_SEVERAL and not state.pause_s else 1
-            full_s = state.free_at(slots) - _time()
-            if full_s <= 0:
+            full_s = max(0.0, state.free_at(slots) - _time())
+            if not full_s:
                 if await self._hit(endpoint, purpose, slots):
                     state.taken.extend([_time()] * slots)
                     return slots
                 tries += 1
             if purpose is Purpose.CUSTOMER:
-                state.busy_until = _time() + BUSY_S
-            await self._pause(max(0.0, full_s))
+                state.busy_until = _time() + full_s + BUSY_S
+            await self._pause(full_s)
 
     async def refused(self, endpoint: str, requested_at: float, retry_after_s: float) -> None:
         """Stripe answered 429 to what was asked at `requested_at` (the loop's time): everybody pauses.
