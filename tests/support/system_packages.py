@@ -23,7 +23,7 @@ PACKAGES = {
     "openssl": "openssl",
     "ip": "iproute2",
 }
-"""Each program's package in Debian and Ubuntu."""
+"""Each program's package in Debian, and in Ubuntu, which has none of Chromium."""
 ALSO = {"chromium-headless-shell": ("chromium", "chromium-browser", "google-chrome")}
 ONLY_LINUX = {"ip"}
 
@@ -63,9 +63,9 @@ def main() -> None:
     if not missing:
         return
     command = apt_get()
-    needed = (
-        f"make test needs {', '.join(missing)}: install it, or set BROWSER_TESTS=0 to go without Chromium"
-    )
+    needed = f"make test needs {', '.join(missing)}: install it"
+    if PACKAGES["chromium-headless-shell"] in missing:
+        needed += " (Chrome or any Chromium will do), or set BROWSER_TESTS=0 to go without"
     if command is None:
         raise SystemExit(needed)
     # RUNLEVEL=1: an installed nginx is not started as a service.

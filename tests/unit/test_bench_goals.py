@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from unittest.mock import patch
 
 import pytest
@@ -84,6 +85,17 @@ def test_the_table_is_made_again_from_the_file_that_was_kept(
     ):
         all_benchmarks.main()
     assert "at least 4,000/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("program", "failed"), [("true", "start"), ("false", "start, outbound")])
+def test_a_benchmark_that_fails_or_keeps_no_results_is_named(program: str, failed: str) -> None:
+    """`outbound` has no goals, so that nothing is to be kept."""
+    with (
+        patch("sys.argv", ["tests.bench", "--only", "start,outbound"]),
+        patch("sys.executable", which(program)),
+        pytest.raises(SystemExit, match=f"^failed: {failed}$"),
+    ):
+        all_benchmarks.main()
 
 
 def test_every_goal_has_a_benchmark_that_measures_it() -> None:

@@ -481,7 +481,7 @@ def test_reconnect_delays_are_jittered_and_bounded() -> None:
 
 def test_a_stage_is_published_in_this_process_only() -> None:
     hub = Hub(connect_redis("redis://127.0.0.1:1"))
-    hub.publish_stage("in_nobody", Stage.VERIFYING)
+    hub.publish_stage("in_nobody", Stage.VERIFYING, 1)
     assert hub.subscribed_keys(INVOICES) == []
 
 

@@ -487,9 +487,12 @@ async def test_what_changed_while_stripe_was_asked_is_not_shown_as_before(
     check = asyncio.create_task(Process(services, stripe).verification.check(row.id))
     await wait_until(lambda: stripe.requests == 2)
     await services.settlement.settle(processing, Source.WEBHOOK)
+    second = Screen()  # a tab that has not read the row yet
+    await services.hub.subscribe(INVOICES, row.id, second)
     stripe.may_answer.set()
     await check
-    services.hub.unsubscribe(INVOICES, row.id, screen)
+    for each in (screen, second):
+        services.hub.unsubscribe(INVOICES, row.id, each)
     assert screen.stages == [Stage.PROCESSING]
 
 

@@ -32,7 +32,7 @@ from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult
-from paidup.realtime.hub import INVOICES, Hub
+from paidup.realtime.hub import Hub
 from paidup.realtime.status_queries import read_status
 from paidup.runtime import tracing
 from paidup.runtime.batching import BackgroundBatcher
@@ -254,8 +254,7 @@ class Verification:
     ) -> CheckResult:
         """Whether something is left to check, and how soon. Then the browsers show the row's stage.
 
-        Unless Stripe has not `answered`: the row may be older than the payment. Nor where they were told of a
-        change since the row was read.
+        Unless Stripe has not `answered`: the row may be older than the payment.
         """
         if status is None:
             try:
@@ -265,9 +264,8 @@ class Verification:
                 return CheckResult(False, used_slot)
         if status is None:  # its row is not committed yet (S04), but may be while somebody watches
             return CheckResult(False, used_slot)
-        newer = self._hub.known_versions(INVOICES, [invoice]).get(invoice, 0) > status.version
-        if not (newer or status.terminal) and (answered or status.stage is not Stage.AWAITING_PAYMENT):
-            self._hub.publish_stage(invoice, status.stage)
+        if not status.terminal and (answered or status.stage is not Stage.AWAITING_PAYMENT):
+            self._hub.publish_stage(invoice, status.stage, status.version)
         return CheckResult(status.settled, used_slot, takes_days=answered and status.processing is not None)
 
     async def _verify_leased(

@@ -77,6 +77,10 @@ class Subscriber(Protocol[Message_contra]):
 class StageSubscriber(Protocol):
     """A subscriber that is also told the stage that Stripe's answer leads to."""
 
+    @property
+    def known_version(self) -> int:
+        """See `Subscriber`."""
+
     def offer_stage(self, stage: Stage) -> None:
         """Change the stage shown within the current status."""
 
@@ -276,12 +280,18 @@ class Hub:
         channel = self._channels.get(topic.channel(key))
         return channel is not None and channel.offer(message, encode(message))
 
-    def publish_stage(self, key: str, stage: Stage, topic: Topic[str, Any] = INVOICES) -> None:
-        """Change the stage that this process's subscribers show within their current status."""
+    def publish_stage(
+        self, key: str, stage: Stage, version: int, topic: Topic[str, Any] = INVOICES
+    ) -> None:
+        """Change the stage that this process's subscribers show within their current status.
+
+        `stage` is that of `version`: those who know a later one keep theirs.
+        """
         channel = self._channels.get(topic.channel(key))
         subscribers: tuple[StageSubscriber, ...] = channel.subscribers if channel else ()
         for subscriber in subscribers:
-            subscriber.offer_stage(stage)
+            if subscriber.known_version <= version:
+                subscriber.offer_stage(stage)
 
     # Called by the Redis subscribers and their connections
 

@@ -52,4 +52,4 @@ async def show_checkout_stage(hub: Hub, checkout: str, answered: bool) -> None:
         log.warning("checkout_stage_not_shown", checkout=checkout, error=str(error))
         return
     if shown is not None and not shown.terminal and (answered or shown.stage is not Stage.AWAITING_PAYMENT):
-        hub.publish_stage(checkout, shown.stage, CHECKOUTS)
+        hub.publish_stage(checkout, shown.stage, shown.version, CHECKOUTS)
