@@ -280,9 +280,7 @@ class Hub:
         channel = self._channels.get(topic.channel(key))
         return channel is not None and channel.offer(message, encode(message))
 
-    def publish_stage(
-        self, key: str, stage: Stage, version: int, topic: Topic[str, Any] = INVOICES
-    ) -> None:
+    def publish_stage(self, key: str, stage: Stage, version: int, topic: Topic[str, Any] = INVOICES) -> None:
         """Change the stage that this process's subscribers show within their current status.
 
         `stage` is that of `version`: those who know a later one keep theirs.
