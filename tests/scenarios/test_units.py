@@ -12,10 +12,11 @@ import pytest
 from msgspec import convert
 
 from paidup.client import Credits, Entitlements
-from paidup.db.models import CreditGrant, LedgerEntry
+from paidup.db.models import CreditGrant, GrantState, LedgerEntry
 from paidup.db.outbound_models import OutboundEvent
 from paidup.db.unit_accounts import in_unit
 from paidup.operations.explain import explain
+from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import next_balance, status_with
@@ -203,3 +204,26 @@ async def test_an_upgrade_gives_the_difference_of_each_unit(life: Life) -> None:
     await life.change("pro")
     await life.calm()
     assert await balances(life) == (tokens, images)
+
+
+async def test_many_grants_of_one_unit_hide_none_of_another(life: Life) -> None:
+    """A hundred are shown, and what expires next, of the default unit, however many others come first."""
+    await life.customer.call("GET", "/api/credits")
+    account = await life.row()
+
+    def a_grant(unit: str, credits: int, days: int) -> CreditGrant:
+        return CreditGrant(
+            account_id=account.id,
+            unit=unit,
+            plan="extra",
+            credits=credits,
+            remaining=credits,
+            state=GrantState.LIVE,
+            expires_at=now() + timedelta(days=days),
+        )
+
+    grants = [a_grant("images", 20, 2) for _ in range(101)]
+    await CreditGrant.bulk_create([*grants, a_grant("", 500, 9)])
+    seen = await now_of(life, "/api/credits")
+    assert [each["remaining"] for each in seen["grants"]] == [500]
+    assert seen["next_expiry"] == seen["expiring"][0]

@@ -7,9 +7,10 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from paidup.credits import audit, ledger, moves
+from paidup.credits import audit, ledger, moves, shown_grants
 from paidup.db.connection import connection, is_sqlite, open_database, write_transaction
 from paidup.db.models import Account, CreditGrant
+from paidup.errors import StorageUnavailable
 from paidup.operations.search import find_matches
 from paidup.runtime.clock import now
 from tests.conftest import World
@@ -47,7 +48,9 @@ async def test_a_long_history_is_not_read(world: World) -> None:
         assert read[1].total() - read[0].total() < most, (name, read[1].most_common(2))
 
 
-async def test_of_very_many_grants_the_first_are_shown_and_all_pay_a_debt(world: World) -> None:
+async def test_of_very_many_grants_the_first_are_shown_and_all_pay_a_debt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What expires is added up over all of them; a page shows a hundred."""
     paidup = await world.server(reconciler_in_server=False)
     account = await an_account()
@@ -62,6 +65,9 @@ async def test_of_very_many_grants_the_first_are_shown_and_all_pay_a_debt(world:
         100,
         100 - dated,
     ]
+    monkeypatch.setattr(shown_grants, "_ENDS", "SELECT nothing")
+    with pytest.raises(StorageUnavailable):
+        await shown_grants.expiring(account, 1)
     async with write_transaction():
         locked = await ledger.lock_account(account.id)
         assert await moves.settle_debt(locked, [], 455) == 1045

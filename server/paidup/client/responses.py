@@ -155,8 +155,9 @@ class Credits(msgspec.Struct, frozen=True):
     """A customer's credits. A negative `balance` is a debt.
 
     `available` can be spent, `held` is reserved and not spent, `debt` is owed. `expiring` is what expires if
-    it is not spent, soonest first. A balance at or below `low_balance` is low. All of it is of the default
-    unit; `units` has the others, where the plans file names several.
+    it is not spent, soonest first. A balance at or below `low_balance` is low. `grants` are those that are
+    spent first, at most 100. All of it is of the default unit; `units` has the others, where the plans file
+    names several.
     """
 
     balance: int

@@ -1,6 +1,7 @@
 """What is shown of an account's live grants: those that are spent first, and what expires when.
 
 An account may have very many grants with credits. What is read here does not grow with their number.
+The functions raise StorageUnavailable.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from paidup.credits.ledger import is_over
-from paidup.db.connection import connection, is_sqlite
+from paidup.db.connection import connection, is_sqlite, storage_errors
 from paidup.db.instances import to_time
 from paidup.db.models import WITH_CREDITS, CreditGrant, Invoice
 from paidup.db.unit_accounts import AnyAccount
@@ -22,13 +23,17 @@ FIRST = f"{WITH_CREDITS} ORDER BY expires_at NULLS LAST, id LIMIT {MOST + 1}"
 """Of an account: one more than are shown, in the order in which they are spent."""
 
 
-async def first_grants(account_id: int) -> list[CreditGrant]:
-    """See `FIRST`. Those from before grants named their plan are given their invoice's."""
-    found = await read_many(CreditGrant, f"account_id = $1 AND {FIRST}", account_id)
-    if unnamed := [grant.invoice_id for grant in found if lacks_plan(grant)]:
-        plans: dict[str, str | None] = dict(await Invoice.filter(id__in=unnamed).values_list("id", "plan"))
-        for grant in filter(lacks_plan, found):
-            grant.plan = plans[grant.invoice_id or ""]
+async def first_grants(account_id: int, unit: str | None = None) -> list[CreditGrant]:
+    """See `FIRST`; of one unit, or of all. Those from before grants named their plan get their invoice's."""
+    own, values = ("", ()) if unit is None else ("unit = $2 AND ", (unit,))
+    with storage_errors():
+        found = await read_many(CreditGrant, f"account_id = $1 AND {own}{FIRST}", account_id, *values)
+        if unnamed := [grant.invoice_id for grant in found if lacks_plan(grant)]:
+            plans: dict[str, str | None] = dict(
+                await Invoice.filter(id__in=unnamed).values_list("id", "plan")
+            )
+            for grant in filter(lacks_plan, found):
+                grant.plan = plans[grant.invoice_id or ""]
     return found
 
 
@@ -50,7 +55,8 @@ async def expiring(account: AnyAccount, dates: int) -> list[tuple[datetime, int]
     db = connection()
     sqlite = is_sqlite(db)
     query = (_ENDS.replace("$", "?") if sqlite else _ENDS) + f" LIMIT {dates}"
-    _, found = await db.execute_query(query, [account.id, account.unit])
+    with storage_errors():
+        _, found = await db.execute_query(query, [account.id, account.unit])
     credits: Counter[datetime] = Counter()
     for cells in map(tuple, found):
         expires_at, usable_until = (to_time(each) if each else None for each in cells[:2])

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from paidup.credits.ledger import ends_at
 from paidup.credits.requested_moves import Commit, Moved, Release, Reserve, Spend
-from paidup.credits.shown_grants import MOST, expiring
+from paidup.credits.shown_grants import MOST, expiring, first_grants
 from paidup.db.models import Account, CreditGrant
 from paidup.db.unit_accounts import AnyAccount
 from paidup.domain.units import DEFAULT_UNIT, MAX_UNIT_NAME
@@ -86,7 +86,10 @@ async def credits(request: Request) -> Response:
     services = get_services(request)
     account, grants, activating, renewal = await current_credits(services, await identified(request))
     others = units_apart(account, services.catalogue)
-    of_default = [grant for grant in grants[:MOST] if grant.unit == DEFAULT_UNIT]
+    of_default = [grant for grant in grants if grant.unit == DEFAULT_UNIT]
+    if len(of_default) < len(grants) > MOST:  # some of them may come after others' first
+        of_default = await first_grants(account.id, DEFAULT_UNIT)
+    of_default = of_default[:MOST]
     ends = _ends(of_default)
     end, first = min(ends, key=itemgetter(0), default=(None, None))
     return json_response(

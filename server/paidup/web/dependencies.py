@@ -132,8 +132,7 @@ async def account_transaction(services: Services, account: Account) -> AsyncIter
 async def current_grants(services: Services, account: Account) -> tuple[Account, list[CreditGrant]]:
     """The account and the first of its live grants, of all units. Expired grants are ended first."""
     at = services.clock()
-    with storage_errors():
-        grants = await first_grants(account.id)
+    grants = await first_grants(account.id)
     if may_be_over(grants, at):
         async with account_transaction(services, account) as account:
             for each in in_all_units(account):
