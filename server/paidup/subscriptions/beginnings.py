@@ -61,19 +61,18 @@ class Beginnings:
                 _WANTED, [[each.subscription.id for each in asked]], Account, Subscription
             )
             by_id = {rows.rows[1].id: rows for rows in found}
-            begun: dict[int, tuple[int, VersionedRows, bool]] = {}
+            begun: list[tuple[int, VersionedRows, bool]] = []
             for number, each in enumerate(asked):
                 rows = by_id.get(each.subscription.id)
-                if rows is not None and rows.rows[0].id not in begun:
-                    changed = self._begin(rows, each)
-                    if changed is not None:
-                        begun[rows.rows[0].id] = number, rows, changed
+                # None of a second event of one subscription: its row has begun by then.
+                changed = self._begin(rows, each) if rows else None
+                if rows and changed is not None:
+                    begun.append((number, rows, changed))
                 if number % AT_A_TIME == 0:
                     await asyncio.sleep(0)
-            units = list(begun.values())
-            written = await write_unchanged([rows for _, rows, _ in units]) if units else []
+            written = await write_unchanged([rows for _, rows, _ in begun]) if begun else []
         saved: list[tuple[Account, bool] | None] = [None] * len(asked)
-        for (number, rows, changed), done in zip(units, written, strict=True):
+        for (number, rows, changed), done in zip(begun, written, strict=True):
             if done:
                 saved[number] = rows.rows[0], changed
         return saved

@@ -113,7 +113,7 @@ class SubscriptionSync:
             return News.MORE
         if (created and not self._waits(row)) or self._is_unchanged(row, shown):
             return News.NONE
-        return News.BEGUN if not created and self.may_begin(row, shown) else News.MORE
+        return News.BEGUN if self.may_begin(row, shown) else News.MORE
 
     def _waits(self, row: Subscription) -> bool:
         """Whether it was never read, and is not due either: its first invoice made the row."""
