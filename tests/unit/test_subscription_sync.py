@@ -369,9 +369,15 @@ async def test_subscriptions_that_begin_together_are_saved_as_one_is(
     stripe.now += timedelta(seconds=5)
     assert await subscriptions.on_event(f"sub_{alone.id}", shape(alone)) is EventOutcome.UNCHANGED
     assert await subscriptions.read_known([(shape(each), False) for each in others]) == [News.BEGUN] * 3
-    beginnings = Beginnings(subscriptions, ignore_balance)
+    told: list[Account] = []
+
+    async def publish_balance(account: Account) -> None:
+        told.append(account)
+
+    beginnings = Beginnings(subscriptions, publish_balance)
     saved = await asyncio.gather(*(beginnings(shape(each), handled(each)) for each in others))
     assert saved == [True] * 3
+    assert {(each.id, each.version) for each in told} == {(each.id, 1) for each in others}
     for account in others:
         assert (await StripeEvent.get(id=f"evt_begun_{account.id}")).outcome == "unchanged"
         assert await what_is_known(account) == await what_is_known(alone)
