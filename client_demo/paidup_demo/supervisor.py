@@ -138,8 +138,13 @@ def _stored_secrets(data_dir: Path) -> dict[str, str]:
         "SECRET_KEY": secrets.token_urlsafe(32),
         "STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_hex(24)}",
     }
-    data_dir.mkdir(PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-    private_file(path).write_text(json.dumps(made))
+    try:
+        data_dir.mkdir(PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        private_file(path).write_text(json.dumps(made))
+    except OSError as error:
+        raise ConfigurationError(
+            [f"DATA_DIR: {path} cannot be written ({error.strerror}): set DATA_DIR to another path"]
+        ) from error
     return made
 
 

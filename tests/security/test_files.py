@@ -147,6 +147,12 @@ def test_the_demos_secrets_are_always_private(folder: Path) -> None:
     assert open_to_others(folder / "data") == []
 
 
+def test_a_folder_in_which_the_demo_may_not_write_is_a_mistake_in_the_settings(folder: Path) -> None:
+    (folder / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"DATA_DIR: .* cannot be written .*: set DATA_DIR"):
+        supervisor._stored_secrets(folder / "file" / "data")
+
+
 def test_the_sandboxs_state_is_this_users_alone(folder: Path) -> None:
     """Also the temporary file, which another user may have created as a link."""
     victim = folder / "victim"
