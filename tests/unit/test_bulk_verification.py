@@ -145,9 +145,15 @@ async def test_while_nobody_pays_rows_are_read_once_and_nothing_between_two_pass
     monkeypatch.setattr(module, "pending_invoices", counting)
     first = now() - timedelta(minutes=10)
     invoices = [(await an_invoice(account, created_at=at)).id for at in (first, now(), now())]
-    await bulk.check(invoices)
-    await bulk.check(invoices)
-    assert claims == [module.CLAIM_NAME], "the pause is known without asking the database"
+    monkeypatch.setattr(module, "PAUSE", timedelta(0))
+    paid = (await an_invoice(account)).id
+    lists.paid = [a_paid_invoice(paid, int(now().timestamp()))]
+    await bulk.check([*invoices, paid])
+    assert lists.settled == [paid]
+    lists.paid = []
+    for _ in range(3):
+        await bulk.check(invoices)
+    assert len(claims) == 2, "the pause is known without asking the database, and begins where nobody pays"
     read.clear()
     await lists.run(bulk, invoices)
     invoices.append((await an_invoice(account)).id)
