@@ -279,6 +279,20 @@ def test_bulk_verification_starts_at_its_threshold() -> None:
     assert counts == {module.BULK_THRESHOLD - 1: [], module.BULK_THRESHOLD: module.BULK_THRESHOLD}
 
 
+def test_what_is_settled_or_left_while_it_pauses_is_not_verified_in_bulk() -> None:
+    """Its place among those that are due stays until then."""
+
+    async def play(stripe: Stripe) -> None:
+        for number in range(module.BULK_THRESHOLD + 1):
+            stripe.queue.add(f"in_{number}", at_once=False)
+        stripe.queue.mark_settled("in_0")
+        stripe.queue.remove("in_1")
+        await asyncio.sleep(module.WATCHED_DELAYS_S[-1] * 2)
+        assert len(stripe.queue._retries) > module.BULK_THRESHOLD
+
+    assert not played(lambda: Stripe(every_s=1000.0), play).bulk
+
+
 def test_sessions_that_come_and_go_leave_no_entries_behind() -> None:
     async def play(stripe: Stripe) -> None:
         for number in range(1000):
