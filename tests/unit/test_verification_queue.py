@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from paidup.domain.backoff import WATCHED_DELAYS_S
 from paidup.errors import StripeUnavailable
 from paidup.payments import verification_queue as module
 from paidup.payments.verification_queue import VerificationQueue
@@ -287,7 +288,7 @@ def test_what_is_settled_or_left_while_it_pauses_is_not_verified_in_bulk() -> No
             stripe.queue.add(f"in_{number}", at_once=False)
         stripe.queue.mark_settled("in_0")
         stripe.queue.remove("in_1")
-        await asyncio.sleep(module.WATCHED_DELAYS_S[-1] * 2)
+        await asyncio.sleep(WATCHED_DELAYS_S[-1] * 2)
         assert len(stripe.queue._retries) > module.BULK_THRESHOLD
 
     assert not played(lambda: Stripe(every_s=1000.0), play).bulk
