@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 
 import pytest
-from tortoise.exceptions import IntegrityError
+from tortoise.exceptions import IntegrityError, OperationalError
 from tortoise.models import Model
 
 from paidup.db import sqlite
-from paidup.db.bulk import execute, insert_many, update_many
+from paidup.db.bulk import execute, insert_many, select_exceeding, update_many
 from paidup.db.connection import connection, is_sqlite, write_transaction
 from paidup.db.instances import new_row
 from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry, StripeEvent, TimelineEntry
@@ -97,6 +98,47 @@ async def test_update_many_changes_the_rows_for_which_the_condition_holds() -> N
     await update_many(Invoice, changes, "invoices.version = {version}", ("id", "version"), rows, True)
     kept = {row.id: (row.published_version, row.publish_due_at is None) for row in await Invoice.all()}
     assert [kept[row.id] for row in published] == [(1, True), (0, False), (0, False)]
+
+
+ODD_TEXTS = [
+    "",
+    "NULL",
+    "null",
+    "None",
+    "1",
+    '"',
+    "\\",
+    '\\"',
+    "{}",
+    "{a,b}",
+    "a\nb\tc",
+    "\x01\x7f\u2028",
+    "é😀",
+]
+
+
+async def test_rows_beyond_the_known_versions_are_found_whatever_their_keys_are() -> None:
+    """Texts of any characters, and whole numbers as large as the database has them."""
+    texts = {*ODD_TEXTS, *("".join(random.choices("".join(ODD_TEXTS), k=9)) for _ in range(60))}
+    versions = [-(2**63) + 1, -1, 0, 2**53, 2**53 + 1, 2**63 - 1, *range(1, len(texts) - 5)]
+    known = dict(zip(texts, versions, strict=True))
+    rows = [(version, text, now(), "created") for text, version in known.items()]
+    await insert_many(TimelineEntry, ("id", "invoice", "at", "event_type"), rows)
+    by_text, by_number = (f"SELECT {key} AS id, id AS version FROM timeline" for key in ("invoice", "id"))
+    assert await select_exceeding(by_text, known) == []
+    assert await select_exceeding(by_number, {version: version for version in versions}) == []
+    older = {text: version - 1 for text, version in known.items()}
+    assert set(await select_exceeding(by_text, {"in_none": -5, **older})) == texts
+    assert set(await select_exceeding(by_number, {version: version - 1 for version in versions})) == {
+        *versions
+    }
+
+
+@on_postgres
+async def test_a_key_that_no_text_can_be_is_refused() -> None:
+    await an_open_invoice()
+    with pytest.raises(OperationalError):
+        await select_exceeding("SELECT id, version FROM invoices", {"in_\0": 0})
 
 
 async def test_what_must_be_durable_waits_for_the_disk_and_the_rest_does_not() -> None:
