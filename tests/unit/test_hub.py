@@ -152,10 +152,11 @@ async def test_messages_are_passed_on_as_they_are_read(pair: tuple[Hub, Hub]) ->
 
 
 async def test_what_is_not_the_protocol_of_redis_ends_the_connection(
-    quick: None, pair: tuple[Hub, Hub]
+    quick: None, pair: tuple[Hub, Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another takes its place, which hears what is published from then on."""
+    """Another takes its place, which hears what is published from then on. No probe is missed before."""
     here, there = pair
+    monkeypatch.setattr(redis_subscriber, "PROBE_INTERVAL_S", 60)
     recorder = StatusRecorder()
     assert await here.subscribe(INVOICES, "in_after_noise", recorder)
     subscriber = here._node_subscribers["redis"]

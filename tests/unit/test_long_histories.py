@@ -54,17 +54,16 @@ async def test_of_very_many_grants_the_first_are_shown_and_all_pay_a_debt(
     """What expires is added up over all of them; a page shows a hundred."""
     paidup = await world.server(reconciler_in_server=False)
     account = await an_account()
-    soon = now() + timedelta(days=3)
+    soon, later = now() + timedelta(days=3), now() + timedelta(days=9)
     for number in range(150):
-        await granted(account, 10, expires_at=soon if number % 5 == 0 or number > 100 else None)
+        await granted(account, 10, expires_at=soon if number > 90 else later if number > 20 else None)
     doing = Doing(paidup.app, account)
     shown = msgspec.json.decode(await doing.get("/api/credits"))
-    dated = await CreditGrant.filter(account_id=account.id, expires_at__isnull=False).count()
-    assert [shown["balance"], shown["expiring"][0]["credits"]] == [1500, 10 * dated]
-    assert [len(shown["grants"]), [each["expires_at"] for each in shown["grants"]].count(None)] == [
-        100,
-        100 - dated,
-    ]
+    assert shown["balance"] == 1500
+    assert [each["credits"] for each in shown["expiring"]] == [590, 700]
+    first, second = [each["at"] for each in shown["expiring"]]
+    assert [each["expires_at"] for each in shown["grants"]] == [first] * 59 + [second] * 41
+    assert {each["plan"] for each in shown["grants"]} == {"pro"}, "of their invoices, where they name none"
     monkeypatch.setattr(shown_grants, "_ENDS", "SELECT nothing")
     with pytest.raises(StorageUnavailable):
         await shown_grants.expiring(account, 1)
@@ -73,6 +72,16 @@ async def test_of_very_many_grants_the_first_are_shown_and_all_pay_a_debt(
         assert await moves.settle_debt(locked, [], 455) == 1045
     in_order = sorted(await CreditGrant.filter(account_id=account.id), key=moves.spending_order)
     assert [grant.remaining for grant in in_order] == [0] * 45 + [5] + [10] * 104
+
+
+def test_of_very_many_grants_those_that_are_not_shown_may_be_over() -> None:
+    """The shown ones end later than their place in the order says: they await a renewal."""
+    at = now()
+    grant = CreditGrant(expires_at=at - timedelta(hours=1), usable_until=at + timedelta(hours=1))
+    awaiting = [grant] * (shown_grants.MOST + 1)
+    assert shown_grants.may_be_over(awaiting, at)
+    assert not shown_grants.may_be_over(awaiting[1:], at)
+    assert not shown_grants.may_be_over(awaiting, at - timedelta(hours=2))
 
 
 async def test_a_slice_of_the_audit_ends_before_it_has_too_many_entries(
