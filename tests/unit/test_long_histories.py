@@ -64,6 +64,8 @@ async def test_of_very_many_grants_the_first_are_shown_and_all_pay_a_debt(
     first, second = [each["at"] for each in shown["expiring"]]
     assert [each["expires_at"] for each in shown["grants"]] == [first] * 59 + [second] * 41
     assert {each["plan"] for each in shown["grants"]} == {"pro"}, "of their invoices, where they name none"
+    await CreditGrant.filter(account_id=account.id, expires_at=soon).update(usable_until=later)
+    assert await shown_grants.expiring(account, 24) == [(later, 1290)], "while a renewal is awaited"
     monkeypatch.setattr(shown_grants, "_ENDS", "SELECT nothing")
     with pytest.raises(StorageUnavailable):
         await shown_grants.expiring(account, 1)
