@@ -37,6 +37,7 @@ from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import status_with
 from tests.support.subscription_lifecycle import Life, a_life, subscription_of
 from tests.support.vouchers import decide, get_boleto, plans_in_reais
+from tests.support.waiting import wait_until
 
 PERSON = "jane.doe-4711"
 MARKS = (PERSON, "jane@example.com", "Jane Doe")
@@ -94,6 +95,7 @@ async def a_life_with_marks(life: Life, actions: OperatorActions) -> None:
         created_at=now(),
     )  # fmt: skip
     life.paidup.services.timeline.note(invoice, TimelineEventType.REFUSED, reason="Jane Doe")
+    await wait_until(lambda: TimelineEntry.filter(event_type=TimelineEventType.REFUSED).exists())
     await StripeEvent.create(
         id="evt_jane", type="invoice.paid", payload=f'{{"customer":"{customer}"}}', received_at=now(),
         error="parked: odd",
@@ -115,7 +117,7 @@ async def test_nothing_names_an_erased_person_and_the_books_are_the_same(life: L
     assert {
         "accounts.external_id", "checkout_sessions.client_reference", "checkout_sessions.return_to",
         "ledger_entries.reference", "ledger_entries.reason", "reservations.key", "stripe_events.payload",
-        "stripe_events.dismissed_because", "audit_log.reason", "audit_log.key",
+        "stripe_events.dismissed_because", "audit_log.reason", "audit_log.key", "timeline.detail",
     } <= before  # fmt: skip
     assert any(event.data for event in await OutboundEvent.all())
     books = await the_books()

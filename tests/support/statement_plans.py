@@ -48,9 +48,12 @@ def growing_tables() -> frozenset[str]:
 
 async def scanned_tables(connection: asyncpg.Connection, statement: str, arguments: Any) -> set[str]:
     """The tables that grow of which the statement reads all rows."""
-    await connection.execute("SET enable_seqscan = off")
+    # In one transaction: behind a pooler, another session could explain than the one with the setting.
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute("SET LOCAL enable_seqscan = off")
     plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *arguments)
-    await connection.execute("RESET enable_seqscan")
+    await transaction.rollback()
     (explained,) = msgspec.json.decode(plan)
     read = {node["Relation Name"] for node in nodes_of(explained["Plan"]) if node["Node Type"] == "Seq Scan"}
     return read & growing_tables()

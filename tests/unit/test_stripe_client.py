@@ -16,6 +16,7 @@ from paidup.stripe_api import client as module
 from paidup.stripe_api.client import LOCK_RETRIES, RateLimitedClient, decode_answer
 from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.stripe_api.schemas import StripeInvoice
+from tests.support.stripe_sandbox import StripeSide
 
 LOCKED = {"error": {"code": "lock_timeout", "type": "invalid_request_error", "message": "locked"}}
 
@@ -102,11 +103,11 @@ def test_an_answer_of_another_shape_is_no_refusal(body: str | bytes) -> None:
 
 
 @pytest.fixture
-async def connected(valkey: str, sandbox_url: str) -> AsyncIterator[RateLimitedClient]:
+async def connected(valkey: str, stripe_side: StripeSide) -> AsyncIterator[RateLimitedClient]:
     """Connected to the sandbox as the server is to Stripe."""
     redis = connect_redis(valkey)
     limiter = RateLimiter(redis, 1000, Metrics())
-    async with module.open_client("sk_test_keys", sandbox_url, 30.0, limiter) as client:
+    async with module.open_client("sk_test_keys", stripe_side.url, 30.0, limiter) as client:
         yield client
     await redis.aclose()
 

@@ -156,6 +156,7 @@ async def test_each_connection_prepares_every_model_again(
 ) -> None:
     if not patched:
         unpatch(Apps, "_build_initial_querysets")
+        tortoise_patches._prepared_for.clear()  # the models are prepared for another kind, unnoticed
     prepared = []
     for _ in range(2):
         async with open_database(database_url):
