@@ -64,6 +64,11 @@ async def test_of_very_many_grants_the_first_are_shown_and_all_pay_a_debt(
     first, second = [each["at"] for each in shown["expiring"]]
     assert [each["expires_at"] for each in shown["grants"]] == [first] * 59 + [second] * 41
     assert {each["plan"] for each in shown["grants"]} == {"pro"}, "of their invoices, where they name none"
+    earlier = [row.id for row in await CreditGrant.filter(account_id=account.id, expires_at=soon).limit(10)]
+    hour = timedelta(hours=1)
+    await CreditGrant.filter(id__in=earlier).update(expires_at=soon - hour, usable_until=soon)
+    assert await shown_grants.expiring(account, 1) == [(soon, 590)], "all of a date, or nothing of it"
+    await CreditGrant.filter(id__in=earlier).update(expires_at=soon)
     await CreditGrant.filter(account_id=account.id, expires_at=soon).update(usable_until=later)
     assert await shown_grants.expiring(account, 24) == [(later, 1290)], "while a renewal is awaited"
     monkeypatch.setattr(shown_grants, "_ENDS", "SELECT nothing")

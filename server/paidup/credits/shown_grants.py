@@ -51,18 +51,24 @@ def may_be_over(first: Sequence[CreditGrant], at: datetime) -> bool:
 
 
 async def expiring(account: AnyAccount, dates: int) -> list[tuple[datetime, int]]:
-    """When credits of the account expire if they are not spent, and how many: the first so many dates."""
+    """When credits of the account expire if they are not spent, and how many: the first so many dates.
+
+    Fewer, where one date has very many ends of a grace: all that expires on a date is shown, or nothing.
+    """
     db = connection()
-    sqlite = is_sqlite(db)
-    query = (_ENDS.replace("$", "?") if sqlite else _ENDS) + f" LIMIT {dates}"
+    most = 2 * dates + 1
+    query = (_ENDS.replace("$", "?") if is_sqlite(db) else _ENDS) + f" LIMIT {most}"
     with storage_errors():
         _, found = await db.execute_query(query, [account.id, account.unit])
     credits: Counter[datetime] = Counter()
     for cells in map(tuple, found):
-        expires_at, usable_until = (to_time(each) if each else None for each in cells[:2])
-        assert expires_at is not None
+        expires_at = to_time(cells[0])
+        usable_until = to_time(cells[1]) if cells[1] else None
         credits[max(expires_at, usable_until or expires_at)] += int(cells[2])
-    return sorted(credits.items())
+    ends = sorted(credits.items())
+    if len(found) == most:  # what was not read ends when the last of these expires, or later
+        ends = [each for each in ends if each[0] < expires_at]
+    return ends[:dates]
 
 
 _ENDS = f"""
