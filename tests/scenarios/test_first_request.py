@@ -57,10 +57,14 @@ def handshake(ticket: str, changes: Mapping[str, str | None], path: str = "/ws/a
     return "\r\n".join([f"GET {path} HTTP/1.1", *lines, "", ""]).encode()
 
 
+async def connect(paidup: Paidup) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    address = urlsplit(paidup.url)
+    return await asyncio.open_connection(address.hostname, address.port)
+
+
 async def answer_to(paidup: Paidup, *parts: bytes) -> str:
     """The response's status line and headers, without what differs between any two responses."""
-    address = urlsplit(paidup.url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await connect(paidup)
     for part in parts:
         writer.write(part)
         await asyncio.sleep(0)
@@ -130,8 +134,7 @@ async def test_a_refusal_is_counted_once(world: World, served: list[str]) -> Non
     metrics = paidup.services.metrics
     async with ada.watch_balance():
         served.clear()
-        address = urlsplit(paidup.url)
-        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        reader, writer = await connect(paidup)
         writer.write(handshake(await ada.account_ticket(), {}))
         async with asyncio.timeout(30):
             assert b" 429 " in await reader.readline()
@@ -147,8 +150,7 @@ async def test_a_handshake_in_two_parts_is_answered_by_the_application(
     """Part of a request says nothing yet; the rest comes within the deadline of any request."""
     paidup = await world.server(webhooks=False)
     request = handshake(await paidup.customer("ada").account_ticket(), {})
-    address = urlsplit(paidup.url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await connect(paidup)
     writer.write(request[:60])
     waiting = http_limits._connections_by_loop[asyncio.get_running_loop()]
     await wait_until(lambda: any(getattr(each, "url", b"") == b"/ws/account" for each in waiting))
@@ -165,8 +167,7 @@ async def test_a_handshake_on_a_connection_that_a_proxy_kept_is_answered_by_the_
     """nginx with `keepalive` sends it as the second request of a connection, once the first is answered."""
     paidup = await world.server(webhooks=False)
     request = handshake(await paidup.customer("ada").account_ticket(), {})
-    address = urlsplit(paidup.url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await connect(paidup)
     async with asyncio.timeout(30):
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")

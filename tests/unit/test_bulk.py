@@ -13,7 +13,7 @@ from tortoise.exceptions import IntegrityError, OperationalError
 from tortoise.models import Model
 
 from paidup.db import sqlite
-from paidup.db.bulk import execute, insert_many, select_exceeding, update_many
+from paidup.db.bulk import execute, insert_many, select_by_keys, select_exceeding, update_many
 from paidup.db.connection import connection, is_sqlite, write_transaction
 from paidup.db.instances import new_row
 from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry, StripeEvent, TimelineEntry
@@ -139,6 +139,24 @@ async def test_a_key_that_no_text_can_be_is_refused() -> None:
     await an_open_invoice()
     with pytest.raises(OperationalError):
         await select_exceeding("SELECT id, version FROM invoices", {"in_\0": 0})
+
+
+@on_postgres
+async def test_a_read_by_keys_is_not_planned_again_each_time() -> None:
+    """https://www.postgresql.org/docs/current/sql-prepare.html#SQL-PREPARE-NOTES: five times at first."""
+    await connection().execute_script(
+        "INSERT INTO accounts (external_id, balance, purchase_number, created_at)"
+        " SELECT 'user-' || n, 0, 0, now() FROM generate_series(1, 5000) n; ANALYZE accounts"
+    )
+    query = "SELECT external_id FROM accounts WHERE id"
+    async with write_transaction():
+        for number in range(1, 9):
+            assert [name async for (name,) in select_by_keys(query, [number])] == [f"user-{number}"]
+        plans = (
+            "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE starts_with(statement, $1)"
+        )
+        _, ((kept, made),) = await connection().execute_query(plans, [query])
+    assert (kept, made) == (3, 5)
 
 
 async def test_what_must_be_durable_waits_for_the_disk_and_the_rest_does_not() -> None:
