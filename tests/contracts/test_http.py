@@ -14,6 +14,7 @@ import pytest
 import requests
 from requests.auth import AuthBase
 
+from paidup.web.long_poll import MAX_WAIT_S
 from tests.contracts.conftest import OPERATOR_TOKEN, token_of
 from tests.support.generated_requests import check_each_request, each_operation
 from tests.support.paidup import WEBHOOK_SECRET
@@ -71,6 +72,6 @@ def test_the_server_responds_as_documented(
             options["headers"] = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
         elif case.path.startswith("/webhooks"):
             options["auth"] = Signed()
-        case.call_and_validate(server_url, session=session, **options)
+        case.call_and_validate(server_url, session=session, timeout=MAX_WAIT_S + 60, **options)
 
     check_each_request(method, path, check, CONFIG, EXAMPLES)

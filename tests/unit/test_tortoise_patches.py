@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from contextvars import Context
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,38 @@ async def test_a_closed_client_connects_again(database_url: str, monkeypatch: py
         late = connection()
     await late.execute_query("SELECT 1")
     await late.close()
+
+
+@pytest.mark.parametrize("patched", [True, False])
+async def test_a_new_sqlite_file_that_another_locks_is_not_waited_for(
+    tmp_path: Path, unpatch: Unpatch, monkeypatch: pytest.MonkeyPatch, patched: bool
+) -> None:
+    if not patched:
+        unpatch(SqliteClient, "create_connection")
+    other = sqlite3.connect(tmp_path / "new.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    sleep, looks = asyncio.sleep, []
+
+    async def sleep_and_unlock(seconds: float) -> None:
+        if seconds == tortoise_patches.LOOKS_EACH_S:
+            looks.append(seconds)
+            if len(looks) == 2:
+                other.execute("ROLLBACK")
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep_and_unlock)
+    with closing(other), nullcontext() if patched else pytest.raises(StorageUnavailable, match="locked"):
+        async with open_database(f"sqlite://{tmp_path}/new.db"):
+            assert (await connection().execute_query_dict("PRAGMA foreign_keys"))[0]["foreign_keys"] == 1
+    assert len(looks) == (2 if patched else 0)
+
+
+async def test_a_sqlite_file_that_stays_locked_is_given_up(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "new.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageUnavailable, match="locked"):
+            async with open_database(f"sqlite://{tmp_path}/new.db?busy_timeout=50"):
+                pytest.fail("opened")
 
 
 @pytest.mark.parametrize("patched", [True, False])

@@ -7,7 +7,9 @@ Tortoise's classes, because Tortoise also opens transactions of its own (get_or_
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -24,6 +26,10 @@ from tortoise.backends.sqlite.client import (
 from tortoise.context import TortoiseContext
 from tortoise.exceptions import DBConnectionError, TransactionManagementError
 from tortoise.migrations.schema_generator.state_apps import StateApps
+
+SQLITES_OWN_MS = 5_000
+"""How long Python's sqlite3 waits for a lock where nothing else is said."""
+LOOKS_EACH_S = 0.02
 
 
 class Patch(msgspec.Struct, frozen=True):
@@ -95,6 +101,27 @@ async def _commit_or_roll_back(self: SqliteTransactionWrapper) -> None:
         with suppress(Exception):  # the first error is the one to report
             await self.rollback()
         raise
+
+
+_create_connection = SqliteClient.create_connection
+
+
+async def _connect_once_unlocked(self: SqliteClient, with_db: bool) -> None:
+    """Wait for a lock of another connection as a statement would.
+
+    Fault: `create_connection` sets a new file's journal mode, and SQLite does not wait for a lock there
+    (https://sqlite.org/c3ref/busy_handler.html): of two servers that start on it at once, one did not. It
+    also keeps the connection on which that failed, without the pragmas that come after.
+    """
+    deadline = time.monotonic() + int(self.pragmas.get("busy_timeout", SQLITES_OWN_MS)) / 1000
+    while True:
+        try:
+            return await _create_connection(self, with_db)
+        except sqlite3.OperationalError as error:
+            await self.close()
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(LOOKS_EACH_S)
 
 
 def _share_models(self: StateApps, model_states: object = None) -> StateApps:
@@ -173,6 +200,7 @@ PATCHES = [
     _patch(SqliteTransactionWrapper, "begin", _begin_immediate),
     _patch(SqliteTransactionWrapper, "commit", _commit_or_roll_back),
     _patch(SqliteClient, "execute_many", _execute_many),
+    _patch(SqliteClient, "create_connection", _connect_once_unlocked),
     _patch(Apps, "_build_initial_querysets", _prepare_once),
     _patch(StateApps, "clone", _share_models),
     _patch(StateApps, "_build_initial_querysets", _prepare_no_queries),
