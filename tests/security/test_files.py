@@ -75,6 +75,22 @@ async def test_a_database_readable_by_others_is_made_private(folder: Path) -> No
     other.close()
 
 
+async def test_a_journal_may_be_deleted_while_it_is_made_private(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By SQLite, in the last other process that has the database open, as that closes it."""
+    (folder / "paidup.db-wal").touch()
+    chmod = Path.chmod
+
+    def delete_first(path: Path, mode: int) -> None:
+        path.unlink()
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", delete_first)
+    async with open_database(f"sqlite://{folder}/paidup.db"):
+        assert await connection().execute_query_dict("SELECT 1 AS one") == [{"one": 1}]
+
+
 def test_an_existing_database_file_is_not_opened(folder: Path) -> None:
     """POSIX: closing any descriptor of a file ends all locks that the process has on it."""
     file = private_file(folder / "paidup.db")

@@ -38,7 +38,7 @@ from paidup.db.new_sqlite import create_tables
 from paidup.db.postgres import ABORTED, TRIES, Timeouts
 from paidup.errors import ConfigurationError, StorageUnavailable, TransactionAborted
 from paidup.runtime.postgres_address import parse_address
-from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
+from paidup.runtime.private_files import PRIVATE_DIRECTORY, close_to_others, private_file
 
 BUSY_TIMEOUT_MS = 5_000
 MODELS = ["paidup.db.models", "paidup.db.outbound_models"]
@@ -101,8 +101,7 @@ def _restrict_permissions(file: Path) -> None:
     file.parent.mkdir(PRIVATE_DIRECTORY, parents=True, exist_ok=True)
     private_file(file)
     for journal in (Path(f"{file}-wal"), Path(f"{file}-shm")):
-        if journal.exists():
-            private_file(journal)
+        close_to_others(journal)  # another process may end now, and SQLite deletes them then
 
 
 @asynccontextmanager

@@ -45,7 +45,13 @@ def private_file(path: Path) -> Path:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE))
     except FileExistsError:
+        close_to_others(path)
+    return path
+
+
+def close_to_others(path: Path) -> None:
+    """Make the file `path` accessible to this user only, if there is one."""
+    with suppress(FileNotFoundError):
         found = path.stat()
         if found.st_uid == os.geteuid() and found.st_mode & OTHERS:
             path.chmod(PRIVATE_FILE)
-    return path
