@@ -253,6 +253,24 @@ async def test_subscriptions_soon_after_another_share_a_command(
     assert batches == [1, 20]
 
 
+async def test_the_next_command_waits_longer_after_one_with_many_channels(
+    pair: tuple[Hub, Hub], batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where many browsers connect at once, more of them share a command and the query that follows it."""
+    monkeypatch.setattr(redis_subscriber, "GATHER_S", 0.0)
+    monkeypatch.setattr(redis_subscriber, "GATHER_MAX_S", 0.5)
+    here, _ = pair
+    batches.clear()
+    joins = (here.subscribe(INVOICES, f"in_many{number}", StatusRecorder()) for number in range(500))
+    assert all(await asyncio.gather(*joins))
+    after = []
+    for number in range(20):
+        after.append(asyncio.create_task(here.subscribe(INVOICES, f"in_next{number}", StatusRecorder())))
+        await asyncio.sleep(0)
+    assert all(await asyncio.gather(*after))
+    assert batches == [500, 20]
+
+
 @pytest.mark.usefixtures("quick")
 async def test_a_late_acknowledgement_is_a_gap(pair: tuple[Hub, Hub]) -> None:
     """A row that was read before Redis acknowledged must be read again afterwards."""

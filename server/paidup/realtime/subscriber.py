@@ -28,8 +28,10 @@ PROBE_INTERVAL_S = 2.0
 MAX_MISSED_PROBES = 2
 RECONNECT_MAX_S = 2.0
 SUBSCRIBE_BATCH_SIZE = 500
-GATHER_S = 0.005
+GATHER_S, GATHER_MAX_S = 0.005, 0.02
 """Delay after each command, so that channels of browsers that connect meanwhile share the next one."""
+GATHER_PER_CHANNEL_S = 0.001
+"""The more channels a command has, the longer the next one waits: many browsers connect at once."""
 RESTORE_MAX_DELAY_S = 0.1
 """Upper bound of the random delay before each batch of channels is resubscribed."""
 
@@ -179,7 +181,7 @@ class RedisSubscriber:
                     self._restore_requested.set()
                 finally:
                     batch.resolve()
-                await asyncio.sleep(GATHER_S)
+                await asyncio.sleep(_gather_s(len(batch.channels)))
 
     async def _sync(self, connection: PubSubConnection, channels: Collection[bytes]) -> None:
         wanted = [channel for channel in channels if self._registry.has_channel(channel)]
@@ -236,6 +238,11 @@ def reconnect_delay_s(failures: int) -> float:
     """Seconds until the next attempt, after `failures` in a row. Exponential, with jitter."""
     delay: float = min(RECONNECT_MAX_S, 0.05 * 2 ** min(failures, 10))  # bounded: outages last hours
     return delay * (0.5 + random.random())  # noqa: S311 - jitter only
+
+
+def _gather_s(channels: int) -> float:
+    """The delay after a command with so many channels."""
+    return max(GATHER_S, min(GATHER_MAX_S, channels * GATHER_PER_CHANNEL_S))
 
 
 def _batches(channels: Sequence[bytes]) -> list[Sequence[bytes]]:
