@@ -19,7 +19,15 @@ from paidup.credits.account_states import AccountState
 from paidup.credits.move_batches import CreditMoves
 from paidup.credits.requested_moves import Commit, Move, Moved, Release, Reserve, Spend
 from paidup.db.connection import connection, open_database, write_transaction
-from paidup.db.models import Account, CreditGrant, EntryKind, LedgerEntry, Reservation
+from paidup.db.models import (
+    Account,
+    CreditGrant,
+    EntryKind,
+    LedgerEntry,
+    Reservation,
+    Reversal,
+    ReversalKind,
+)
 from paidup.db.outbound_models import OutboundEvent
 from paidup.db.postgres import Timeouts
 from paidup.errors import (
@@ -228,6 +236,33 @@ async def test_what_has_to_be_done_first_is_done_on_the_locked_account(
     later = BEGIN + 2 * DAY
     assert shown([await moves(spend(ada, 25, "a", later))]) == [5], "of the 20 that the reservation had taken"
     assert await three_sums(ada.id) == (5, 5, 5)
+
+
+async def test_only_credits_of_a_disputed_payment_wait_for_the_lock(
+    moves: CreditMoves, ada: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S25: what returns to them is frozen. Credits of the account's other payments return with many."""
+    await granted(ada, 100)
+    await moves(reserve(ada, 60, "other"))
+    disputed = await granted(ada, 100, BEGIN + DAY)
+    await moves(reserve(ada, 60, "disputed"))
+    disputed.settled_at, disputed.total_minor, disputed.has_reversals = BEGIN, 2900, True
+    await disputed.save()
+    dispute = {"kind": ReversalKind.DISPUTE, "status": "needs_response", "amount_minor": 2900}
+    await Reversal.create(id=f"dp_{disputed.id}", invoice_id=disputed.id, changed_at=BEGIN, **dispute)
+    alone: list[str] = []
+    perform = Release.perform
+
+    async def noted(move: Release, account: Account) -> object:
+        alone.append(move.key)
+        return await perform(move, account)
+
+    monkeypatch.setattr(Release, "perform", noted)
+    assert shown([await moves(Release(ada.id, key, BEGIN)) for key in ("other", "disputed")]) == [140, 100]
+    assert alone == ["disputed"]
+    given = await CreditGrant.filter(account_id=ada.id).order_by("id")
+    assert [(grant.remaining, grant.frozen) for grant in given] == [(100, 0), (0, 100)]
+    assert await three_sums(ada.id) == (100, 100, 100)
 
 
 async def test_an_event_of_a_batch_is_written_with_it(moves: CreditMoves, ada: Account, gate: Gate) -> None:

@@ -61,7 +61,8 @@ class AccountState(msgspec.Struct):
     versions: dict[int, str] = {}
     reserved: dict[str, Reservation] = {}
     held: dict[str, Held] = {}
-    has_reversals: bool = False
+    reversed: frozenset[str] = frozenset()
+    """Settled invoices with reversals, of those that gave the credits of `reserved`."""
     spent: frozenset[str] = frozenset()
     """References of spends that exist, of those asked for."""
     has_changed: bool = False
@@ -85,6 +86,11 @@ class AccountState(msgspec.Struct):
         if end is not None and end <= at:
             return None
         return [grant for grant in live if grant in first]
+
+    def invoices_of_reserved(self) -> set[str]:
+        """Those that gave the credits of `reserved`, as far as their grants are among `grants`."""
+        sources = {grant_id for row in self.reserved.values() for grant_id, _ in row.sources}
+        return {self.grants[id].invoice_id or "" for id in sources & self.grants.keys()}
 
     def note_changed(self, portions: Sequence[tuple[CreditGrant, int]]) -> list[GrantPortion]:
         """Write these grants' `remaining`, which has changed by so many credits."""
@@ -191,16 +197,26 @@ async def read_reserved(states: Collection[AccountState], keys: Collection[str])
 
 
 async def read_reversals(states: Collection[AccountState]) -> None:
-    """Read into the states which accounts have settled invoices with reversals. Needs their locks."""
+    """Read into the states which of their reservations' credits are of invoices with reversals.
+
+    Needs the locks of the accounts. Most have no such invoice at all, which an index tells.
+    """
     db, by_id = connection(), {state.account.id: state for state in states}
     sqlite = is_sqlite(db)
-    query = f"SELECT DISTINCT account_id FROM invoices WHERE account_id {_is_one_of(sqlite)} AND {_REVERSED}"
+    query = f"SELECT id FROM accounts WHERE id {_is_one_of(sqlite)} AND {_HAS_REVERSED}"
     _, found = await db.execute_query(query, [_keys(by_id, sqlite)])
-    for (account,) in map(tuple, found):
-        by_id[account].has_reversals = True
+    having = [by_id[cells[0]] for cells in found]
+    given = {invoice for state in having for invoice in state.invoices_of_reserved()}
+    if given:
+        query = f"SELECT id FROM invoices WHERE id {_is_one_of(sqlite)} AND {_REVERSED}"
+        _, found = await db.execute_query(query, [_keys(given, sqlite)])
+        for state in having:
+            state.reversed = frozenset(cells[0] for cells in found)
 
 
 _REVERSED = "has_reversals AND settled_at IS NOT NULL"
+_HAS_REVERSED = f"(SELECT TRUE FROM invoices WHERE account_id = accounts.id AND {_REVERSED} LIMIT 1)"
+"""A subquery that is asked for each account: a join could read those of all accounts."""
 
 
 async def read_spent(states: Collection[AccountState], references: Collection[str]) -> None:

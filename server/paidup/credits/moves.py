@@ -102,34 +102,42 @@ def put_back(portions: Iterable[tuple[CreditGrant, int]]) -> None:
 
 async def return_credits(
     account: AnyAccount, sources: Iterable[GrantPortion], at: datetime, owed: int = 0
-) -> None:
+) -> list[CreditGrant]:
     """Return credits to the grants that they were taken from, after paying any debt.
 
     `owed` credits return as well, to the grants that paid for them. A grant that has ended stays live until
     the next expiry run. What exceeds a grant's capacity (its refund failed meanwhile) goes to other grants.
+    The grants that got some are returned.
     """
+    refilled: list[CreditGrant] = []
     debt = debt_of(account)
     paid = min(debt, owed)
     debt, unplaced = debt - paid, owed - paid
     for grant_id, credits in sources:
         paid = min(debt, credits)
         debt -= paid
-        unplaced += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at)
-    if unplaced and await distribute(account, unplaced, at):
+        unplaced += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at, refilled)
+    if unplaced and await distribute(account, unplaced, at, refilled):
         raise AssertionError("more credits returned than were taken")
+    return refilled
 
 
 async def distribute(
-    account: AnyAccount, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()
+    account: AnyAccount,
+    credits: int,
+    at: datetime,
+    refilled: list[CreditGrant],
+    besides: Iterable[CreditGrant] = (),
 ) -> int:
     """Return credits to any grants with capacity, those that expire last first.
 
-    Grants in `besides` are left out. Returns how many credits found no grant.
+    Grants in `besides` are left out, and those that get some are added to `refilled`. Returns how many
+    credits found no grant.
     """
     known = [grant.id for grant in besides]
     own = CreditGrant.filter(account_id=account.id, unit=account.unit).exclude(id__in=known)
     for grant in sorted(await own.filter(state__in=_GRANTED), key=_refill_order, reverse=True):
-        credits = await _refill(grant, credits, at)
+        credits = await _refill(grant, credits, at, refilled)
     return credits
 
 
@@ -143,10 +151,11 @@ def capacity_of(grant: CreditGrant) -> int:
     return max(0, capacity)
 
 
-async def _refill(grant: CreditGrant, credits: int, at: datetime) -> int:
+async def _refill(grant: CreditGrant, credits: int, at: datetime, refilled: list[CreditGrant]) -> int:
     """Return credits to the grant up to its capacity; returns the rest."""
     returned = min(credits, capacity_of(grant))
     if returned:
+        refilled.append(grant)
         grant.remaining += returned
         if grant.state is GrantState.EXPIRED:  # it may have ended before its expires_at
             grant.state, grant.expires_at = GrantState.LIVE, min(grant.expires_at or at, at)

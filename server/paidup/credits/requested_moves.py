@@ -177,19 +177,21 @@ def _hold(state: AccountState, account: AnyAccount, credits: int, expires_at: da
 def _end(
     state: AccountState, row: Reservation, end: ReservationState, used: int, at: datetime
 ) -> AnyAccount | None:
-    """Return what a reservation has not used. None where grants have ended, a debt or a reversal takes some
-    of it, or the reservation is over.
+    """Return what a reservation has not used. None where grants have ended, a debt or a reversal may take
+    some of it, or the reservation is over.
     """
     account, own = in_unit(state.account, row.unit), state.of_unit(row.unit)
     if row.state is not ReservationState.HELD or row.expires_at <= at or row.pk is None:
         return None
-    if state.has_reversals or moves.debt_of(account) or state.spendable(row.unit, at) is None:
+    if moves.debt_of(account) or state.spendable(row.unit, at) is None:
         return None
     unused = reservations.unused_of(row.sources, row.credits - used)
     returned = [(state.grants.get(grant_id), credits) for grant_id, credits in unused]
     grants = [
         (grant, credits) for grant, credits in returned if grant and moves.capacity_of(grant) >= credits
     ]
+    if any(grant.invoice_id in state.reversed for grant, _ in grants):
+        return None
     if len(grants) < len(unused) or any(grant.rollover_cap and grant.expires_at is None for grant in own):
         return None
     moves.put_back(grants)

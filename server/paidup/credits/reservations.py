@@ -163,16 +163,14 @@ async def _end(
 ) -> None:
     """Return unused credits, and post the release and the spend, with `spent_for` as its reason."""
     await ledger.expire_due(account, at)  # so that the result does not depend on the last expiry run
-    reversed_invoices = await reversals.invoices_with_reversals(account)
-    unused = unused_of(row.sources, row.credits - used)
-    returned = await reversals.claim_returned(reversed_invoices, unused, row.id)
-    await moves.return_credits(account, returned.sources, at, returned.owed)
+    returned = await reversals.claim_returned(account, unused_of(row.sources, row.credits - used), row.id)
+    refilled = await moves.return_credits(account, returned.sources, at, returned.owed)
     reason = {ReservationState.EXPIRED: "reservation expired"}.get(state, f"reservation {state}")
     account.held = await _sum_held(account, besides=row)
     await ledger.post_entry(account, EntryKind.RELEASE, row.credits, reference_of(row), reason, at=at)
     if state is ReservationState.EXPIRED:  # the others are the backend's own calls
         await write_expired_reservation(account, row.credits, row.key)
-    await reversals.apply_returned(account, reversed_invoices, returned.reversed, row.id, at)
+    await reversals.apply_returned(account, returned, refilled, row.id, at)
     await ledger.expire_due(account, at)  # credits returned to an ended grant expire again
     if used:
         spent_for = spent_for or SPENT_FOR

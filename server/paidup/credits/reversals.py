@@ -7,8 +7,9 @@ proportion is computed in `domain/reversals.py`; Stripe is not called here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from operator import attrgetter
 
 import msgspec
 
@@ -32,11 +33,10 @@ from paidup.db.unit_accounts import (
     invoice_row,
     units_of,
 )
-from paidup.db.unit_of_work import read_many
+from paidup.db.unit_of_work import read_by_keys
 from paidup.domain.catalog import AfterRefund
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.reversals import Claim, ReversalFacts, claim, reason
-from paidup.domain.units import DEFAULT_UNIT
 from paidup.runtime.clock import now
 
 COUNTS = (
@@ -45,7 +45,6 @@ COUNTS = (
 )
 """The columns of an invoice that this module writes."""
 _GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
-_WITH_REVERSALS = "account_id = $1 AND has_reversals AND settled_at IS NOT NULL ORDER BY id"
 
 
 class ReversalNews(msgspec.Struct, frozen=True):
@@ -130,12 +129,13 @@ async def _apply(
     await ledger.expire_due(account, at)
     grants, due = await _due(row)
     fewer = due.reversed < row.credits_reversed
-    if moved := await _move(row, account, grants, due, after, at):
+    refilled: list[CreditGrant] = []
+    if moved := await _move(row, account, grants, due, after, at, refilled):
         kind, net = moved
         await ledger.post_entry(account, kind, net, cause, reason, grants[0] if grants else row, at)
     if fewer:  # some credits may have returned to other grants
-        others = [each for each in await invoices_with_reversals(account) if each.id != row.id]
-        await _freeze_disputed(account, others, cause, at)
+        of_others = [grant for grant in refilled if grant.invoice_id != row.id]
+        await _freeze_disputed(account, of_others, cause, at)
     return due
 
 
@@ -164,15 +164,19 @@ async def _move(
     due: Claim,
     after: AfterRefund,
     at: datetime,
+    refilled: list[CreditGrant],
 ) -> tuple[EntryKind, int] | None:
-    """Take back, restore and freeze credits. Returns the kind and amount of the entry to post, if any."""
+    """Take back, restore and freeze credits. Returns the kind and amount of the entry to post, if any.
+
+    Grants of other invoices to which credits return are added to `refilled`.
+    """
     more = due.reversed - row.credits_reversed
     _unfreeze(grants)
     debt = moves.debt_of(account)
     if more > 0:
         debt += await _take_back(row, grants, more, after)
     elif more < 0:
-        debt -= await _restore(row, account, grants, -more, at)
+        debt -= await _restore(row, account, grants, -more, at, refilled)
     _freeze(grants, due.frozen)
     row.credits_reversed = due.reversed
     balance = await moves.settle_debt(account, grants, debt)
@@ -208,7 +212,12 @@ async def _take_back(row: AnyInvoice, grants: Sequence[CreditGrant], credits: in
 
 
 async def _restore(
-    row: AnyInvoice, account: AnyAccount, grants: Sequence[CreditGrant], credits: int, at: datetime
+    row: AnyInvoice,
+    account: AnyAccount,
+    grants: Sequence[CreditGrant],
+    credits: int,
+    at: datetime,
+    refilled: list[CreditGrant],
 ) -> int:
     """Undo `_take_back`, in the opposite order. Returns how much of the debt it pays.
 
@@ -225,7 +234,7 @@ async def _restore(
     others = max(0, owed - paid)  # other grants paid it and get it back
     unplaced = _refill(grants, owed + own - paid - others) + others
     if unplaced:
-        unplaced = _refill(grants, await moves.distribute(account, unplaced, at, besides=grants))
+        unplaced = _refill(grants, await moves.distribute(account, unplaced, at, refilled, besides=grants))
         assert unplaced == 0, "more credits returned than were taken"
     return paid
 
@@ -257,29 +266,28 @@ def _freeze(grants: Sequence[CreditGrant], credits: int) -> None:
 class Returned(msgspec.Struct, frozen=True):
     """How unused reserved credits are divided.
 
-    `sources` return to their grants; `owed` to the grants that paid for them; `reversed`, by invoice, are
-    taken back in place of credits that were forgiven.
+    `sources` return to their grants; `owed` to the grants that paid for them; `reversed`, of these invoices,
+    are taken back in place of credits that were forgiven.
     """
 
     sources: list[GrantPortion]
     owed: int
-    reversed: dict[str, int]
+    reversed: list[tuple[AnyInvoice, int]]
 
 
-async def invoices_with_reversals(account: AnyAccount) -> list[AnyInvoice]:
-    """The account's settled invoices that have reversals, and have given credits of its unit."""
-    rows = await read_many(Invoice, _WITH_REVERSALS, account.id)
-    given = [row for row in rows if account.unit in (DEFAULT_UNIT, *units_of(row.unit_credits))]
-    return [invoice_in_unit(row, account.unit) for row in given]
+async def _with_reversals(account: AnyAccount, grants: Iterable[CreditGrant]) -> dict[str, AnyInvoice]:
+    """Of the invoices of these grants, which are of the account and its unit: those with reversals."""
+    given = {grant.invoice_id for grant in grants if grant.invoice_id is not None}
+    rows = [row for row in await read_by_keys(Invoice, sorted(given)) if row.has_reversals and row.settled_at]
+    return {row.id: invoice_in_unit(row, account.unit) for row in sorted(rows, key=attrgetter("id"))}
 
 
-async def claim_returned(
-    rows: Sequence[AnyInvoice], unused: Sequence[GrantPortion], reservation: int
-) -> Returned:
+async def claim_returned(account: AnyAccount, unused: Sequence[GrantPortion], reservation: int) -> Returned:
     """Divide `unused` credits, some of whose money was reversed while they were reserved."""
-    claiming = {row.id: row for row in rows if row.reserved_through >= reservation}
-    grants = await CreditGrant.filter(invoice_id__in=list(claiming)) if claiming else []
-    invoices = {grant.id: claiming[grant.invoice_id or ""] for grant in grants}
+    grants = await read_by_keys(CreditGrant, [grant_id for grant_id, _ in unused])
+    rows = await _with_reversals(account, grants)
+    claiming = {id: row for id, row in rows.items() if row.reserved_through >= reservation}
+    invoices = {grant.id: claiming[id] for grant in grants if (id := grant.invoice_id) in claiming}
     sources, all_owed, taken = [], 0, dict.fromkeys(claiming, 0)
     for grant_id, credits in unused:
         if row := invoices.get(grant_id):
@@ -295,23 +303,29 @@ async def claim_returned(
             sources.append((grant_id, credits))
     for row in claiming.values():
         await invoice_row(row).save(update_fields=COUNTS)
-    return Returned(sources, all_owed, {invoice: credits for invoice, credits in taken.items() if credits})
+    by_row = [(row, taken[id]) for id, row in claiming.items() if taken[id]]
+    return Returned(sources, all_owed, by_row)
 
 
 async def apply_returned(
-    account: AnyAccount, rows: Sequence[AnyInvoice], taken: Mapping[str, int], reservation: int, at: datetime
+    account: AnyAccount, returned: Returned, refilled: Iterable[CreditGrant], reservation: int, at: datetime
 ) -> None:
-    """Post what was taken from the returned credits, and freeze the rest where a payment is disputed."""
-    cause, by_id = f"reservation:{reservation}", {row.id: row for row in rows}
-    for invoice, credits in taken.items():
-        reference, reason = f"{cause}>{invoice}", "refunded or disputed while it was reserved"
-        await ledger.post_entry(account, EntryKind.REVERSE, -credits, reference, reason, by_id[invoice], at)
-    await _freeze_disputed(account, rows, cause, at)
+    """Post what was taken from the returned credits, and freeze the rest where a payment is disputed.
+
+    `refilled`: the grants to which they returned.
+    """
+    cause = f"reservation:{reservation}"
+    for row, credits in returned.reversed:
+        reference, reason = f"{cause}>{row.id}", "refunded or disputed while it was reserved"
+        await ledger.post_entry(account, EntryKind.REVERSE, -credits, reference, reason, row, at)
+    await _freeze_disputed(account, refilled, cause, at)
 
 
-async def _freeze_disputed(account: AnyAccount, rows: Sequence[AnyInvoice], cause: str, at: datetime) -> None:
-    """Freeze returned credits in grants whose payment is disputed."""
-    for row in rows:
+async def _freeze_disputed(
+    account: AnyAccount, refilled: Iterable[CreditGrant], cause: str, at: datetime
+) -> None:
+    """Freeze credits that have returned to grants whose payment is disputed."""
+    for row in (await _with_reversals(account, refilled)).values():
         grants, due = await _due(row)
         before = sum(grant.frozen for grant in grants)
         _unfreeze(grants)
