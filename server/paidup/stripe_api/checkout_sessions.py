@@ -118,10 +118,10 @@ class CheckoutSessions:
         if purpose is Purpose.REQUEST:
             await self._client.acquire_slot(READ_SESSION, purpose=purpose)
         params: Any = {"expand": EXPANDED}
-        retries = {"max_network_retries": 0} if slot_acquired else {}
+        retries = 0 if slot_acquired else None
         has_slot = slot_acquired or purpose is Purpose.REQUEST
         path = f"{PATH}/{quote(session, safe='')}"
-        body = await self._client.read(READ_SESSION, path, {**params, **retries}, max_wait_s, has_slot)
+        body = await self._client.read(READ_SESSION, path, params, max_wait_s, has_slot, retries)
         read = decode_answer(StripeCheckoutSession, body)
         if read.line_items is None or not read.line_items.has_more or not read.has_no_invoice:
             return read

@@ -19,7 +19,7 @@ from paidup.runtime import tracing
 from paidup.runtime.outgoing import DIRECT, Outgoing
 from paidup.runtime.tracing import Kind
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
-from paidup.stripe_api.raw_answers import RawAnswerClient, WholeAnswerClient, raw_body
+from paidup.stripe_api.raw_answers import RawCalls, WholeAnswerClient
 from paidup.stripe_api.read_count import ReadCounter
 from paidup.stripe_api.schemas import decode
 
@@ -44,8 +44,7 @@ T = TypeVar("T")
 class RateLimitedClient:
     """The SDK's client behind the rate limiter. `v1` holds the SDK's services.
 
-    `raw` makes the calls of which only the body is used; it may be the same client. `platform` makes those of
-    the key's own account, where `client` acts for `connected_account`.
+    `platform` makes the calls of the key's own account, where `client` acts for `connected_account`.
     Background callers pass `max_wait_s`: their wait for a slot. Most slots are left to customers.
     """
 
@@ -57,13 +56,12 @@ class RateLimitedClient:
         reads: ReadCounter | None = None,
         platform: StripeClient | None = None,
         connected_account: str = "",
-        raw: StripeClient | None = None,
     ) -> None:
         self._reads = reads
         self.v1 = client.v1
         self.platform_v1 = (platform or client).v1
         self.connected_account = connected_account
-        self._raw = raw or client
+        self._raw = RawCalls(client)
         self._rate_limiter = rate_limiter
         self._default_max_wait_s = max_wait_s
 
@@ -89,11 +87,12 @@ class RateLimitedClient:
         params: dict[str, Any],
         max_wait_s: float | None = None,
         slot_acquired: bool = False,
+        network_retries: int | None = None,
     ) -> bytes:
         """The raw body of a GET. The SDK's objects, which are not used, would cost 5 ms for an invoice."""
-        call = partial(self._raw.raw_request_async, "get", path, **params)
-        answer: Any = await self.call(endpoint, call, max_wait_s=max_wait_s, slot_acquired=slot_acquired)
-        return raw_body(answer)
+        call = partial(self._raw, "get", path, params, network_retries=network_retries)
+        answer = await self.call(endpoint, call, max_wait_s=max_wait_s, slot_acquired=slot_acquired)
+        return answer.body
 
     async def post(
         self,
@@ -104,15 +103,13 @@ class RateLimitedClient:
         max_wait_s: float | None = None,
     ) -> bytes:
         """The raw body of a POST, with `key` as its idempotency key. As `read`, it makes no object of it."""
-        options = {"idempotency_key": key} if key else {}
-        call = partial(self._raw.raw_request_async, "post", path, **params, **options)
-        answer: Any = await self.call(endpoint, call, max_wait_s=max_wait_s)
-        return raw_body(answer)
+        call = partial(self._raw, "post", path, params, key)
+        return (await self.call(endpoint, call, max_wait_s=max_wait_s)).body
 
     async def send(self, endpoint: str, method: str, path: str, params: dict[str, Any]) -> None:
         """A call of which only the success or the refusal matters."""
-        answer = await self.call(endpoint, partial(self._raw.raw_request_async, method, path, **params))
-        understood(msgspec.json.decode, raw_body(answer))  # a proxy's page is no success
+        answer = await self.call(endpoint, partial(self._raw, method, path, params))
+        understood(msgspec.json.decode, answer.body)  # a proxy's page is no success
 
     async def call(
         self,
@@ -216,12 +213,9 @@ async def open_client(
     With a `connected_account`, each call is made for it: https://docs.stripe.com/connect/authentication
     """
     async with outgoing.session(api_base, KEEP_ALIVE_S) as session:
-        options: dict[str, Any] = {
-            "timeout": aiohttp.ClientTimeout(total=timeout_s),
-            "session": session,
-        }
-        parsed, unparsed = WholeAnswerClient(**options), RawAnswerClient(**options)
-        platform, client, raw = (
+        timeout: Any = aiohttp.ClientTimeout(total=timeout_s)
+        transport = WholeAnswerClient(timeout=timeout, session=session)
+        platform, client = (
             StripeClient(
                 key,
                 stripe_account=account,
@@ -229,13 +223,9 @@ async def open_client(
                 max_network_retries=NETWORK_RETRIES,
                 base_addresses={"api": api_base.rstrip("/")},
             )
-            for account, transport in (
-                (None, parsed),
-                (connected_account or None, parsed),
-                (connected_account or None, unparsed),
-            )
+            for account in (None, connected_account or None)
         )
-        yield RateLimitedClient(client, rate_limiter, timeout_s, reads, platform, connected_account, raw)
+        yield RateLimitedClient(client, rate_limiter, timeout_s, reads, platform, connected_account)
 
 
 def body_of(answer: Any) -> str:

@@ -272,13 +272,11 @@ class StripeGateway:
             await self._client.acquire_slot(READ_INVOICE, purpose=purpose)
         params: Any = {"expand": ["payments.data.payment.payment_intent", "confirmation_secret"]}
         # The verification queue retries by itself; the SDK's retries would have no slot.
-        retries = {"max_network_retries": 0} if slot_acquired else {}
+        retries = 0 if slot_acquired else None
         has_slot = slot_acquired or purpose is Purpose.REQUEST
         path = f"/v1/invoices/{quote(invoice, safe='')}"
-        read = decode_answer(
-            StripeInvoice,
-            await self._client.read(READ_INVOICE, path, {**params, **retries}, max_wait_s, has_slot),
-        )
+        body = await self._client.read(READ_INVOICE, path, params, max_wait_s, has_slot, retries)
+        read = decode_answer(StripeInvoice, body)
         if not read.lines.has_more:
             return read
         lines = await joined(partial(self._list_lines, invoice), MAX_LINE_PAGES)
