@@ -32,7 +32,7 @@ from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
 from paidup.payments.verification import Verification
 from paidup.payments.verification_queue import VerificationQueue
-from paidup.payments.verification_worker import CheckResult, Checks, VerificationWorker
+from paidup.payments.verification_worker import CheckResult, Checks, Slot, VerificationWorker
 from paidup.rate_limits.account_limits import AccountLimits
 from paidup.rate_limits.address_limits import AddressLimits
 from paidup.realtime.hub import Hub
@@ -111,8 +111,8 @@ def compose(
     claims = Claims(checkouts, hub)
     bulk = BulkVerification(gateway, verification, timeline)
 
-    async def check(key: str) -> CheckResult:
-        return await (checkouts.check(key) if is_session(key) else verification.check(key))
+    async def check(key: str, slot: Slot) -> CheckResult:
+        return await (checkouts.check(key, slot) if is_session(key) else verification.check(key, slot))
 
     reversals = ReversalHandler(gateway, verification, settlement)
     renewals = Renewals(gateway, prices.catalogue, prices, verification)

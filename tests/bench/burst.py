@@ -30,7 +30,7 @@ from paidup.errors import StripeUnavailable
 from paidup.payments import bulk_verification
 from paidup.payments.bulk_verification import MAX_CONCURRENT_SETTLEMENTS, TimeWindow
 from paidup.payments.verification_queue import VerificationQueue
-from paidup.payments.verification_worker import CheckResult, Checks, VerificationWorker
+from paidup.payments.verification_worker import CheckResult, Checks, Slot, VerificationWorker
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter, admitted
 from tests.bench.burst_picture import Panel, draw
 from tests.support.virtual_time import run
@@ -215,7 +215,9 @@ class Process:
     async def acquire_slots(self, max_wait_s: float, at_most: int) -> int:
         return await self._budget.take("retrieve", max_wait_s, at_most=at_most)
 
-    async def check(self, invoice: str) -> CheckResult:
+    async def check(self, invoice: str, slot: Slot) -> CheckResult:
+        if not await slot():
+            return CheckResult(settled=False, used_slot=False)
         if invoice in self._world.settled:
             return CheckResult(settled=True, used_slot=False)
         if not await self._request("retrieve", 0.15):

@@ -304,6 +304,38 @@ async def test_a_settlement_that_the_database_aborts_is_made_on_the_rows_as_they
     assert (aborted, settled.outcome, await balance(row)) == (2, Outcome.SETTLED, 2000)
 
 
+async def test_the_lease_is_taken_while_the_slot_is_awaited(
+    services: Services, stripe: Stripe, row: Invoice
+) -> None:
+    """No request is made before the slot is there."""
+    stripe.paid = True
+    stripe.slot.clear()
+    async with watching(Process(services, stripe), row.id):
+        await wait_until(lambda: Invoice.filter(id=row.id, lease_expires_at__isnull=False).exists())
+        assert await Process(services, stripe).verify(row.id) is None
+        assert stripe.requests == 0
+        stripe.slot.set()
+        await wait_until(lambda: balance(row))
+    assert stripe.requests == 1
+
+
+async def test_a_check_that_is_not_needed_once_it_has_its_slot_makes_no_request(
+    services: Services, stripe: Stripe, row: Invoice
+) -> None:
+    """The slot is passed on, and the lease is given back."""
+
+    async def slot() -> bool:
+        return False
+
+    verification = Process(services, stripe).verification
+    assert not (await verification.check(row.id, slot)).used_slot
+    assert stripe.requests == 0
+    await verification.close()
+    await row.refresh_from_db()
+    assert row.lease_expires_at is not None
+    assert row.lease_expires_at < now() + timedelta(seconds=module.LEASE_S / 2)
+
+
 @pytest.mark.usefixtures("quick")
 async def test_a_watched_invoice_is_verified_until_it_is_settled(
     services: Services, stripe: Stripe, row: Invoice

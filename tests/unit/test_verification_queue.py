@@ -12,7 +12,7 @@ from paidup.domain.backoff import WATCHED_DELAYS_S
 from paidup.errors import StripeUnavailable
 from paidup.payments import verification_queue as module
 from paidup.payments.verification_queue import VerificationQueue
-from paidup.payments.verification_worker import CheckResult, Checks, VerificationWorker
+from paidup.payments.verification_worker import CheckResult, Checks, Slot, VerificationWorker
 from tests.support.virtual_time import run
 
 
@@ -24,6 +24,7 @@ class Stripe:
         self.at_once = at_once
         self.acquired: list[tuple[float, int]] = []
         self.checked: list[tuple[float, str]] = []
+        self.begun: list[tuple[float, str]] = []
         self.bulk: list[list[str]] = []
         self.result = CheckResult(settled=False, used_slot=True)
         self.errors: list[Exception] = []
@@ -41,7 +42,10 @@ class Stripe:
         self.acquired.append((_now(), slots))
         return slots
 
-    async def check(self, invoice: str) -> CheckResult:
+    async def check(self, invoice: str, slot: Slot) -> CheckResult:
+        self.begun.append((_now(), invoice))
+        if not await slot():
+            return CheckResult(settled=False, used_slot=False)
         self.checked.append((_now(), invoice))
         return self.result
 
@@ -261,6 +265,49 @@ def test_the_worker_goes_on_after_a_failure_to_get_a_slot() -> None:
         await asyncio.sleep(3)
 
     assert played(Stripe, play).checked
+
+
+def test_a_check_begins_while_its_slot_is_awaited() -> None:
+    """Not where slots are short: the invoice's lease would keep other processes from verifying it."""
+
+    async def play(stripe: Stripe) -> None:
+        stripe.queue.add("in_1")
+        stripe.queue.add("in_2")
+        await asyncio.sleep(0.25)
+
+    stripe = played(lambda: Stripe(every_s=0.1), play)
+    assert [at for at, _ in stripe.begun] == pytest.approx([0, 0.2])
+    assert [at for at, _ in stripe.checked] == pytest.approx([0.1, 0.2])
+
+
+def test_a_check_that_is_not_needed_any_more_passes_its_slot_on() -> None:
+    """It is settled, or its tab is closed, while the slot is awaited."""
+
+    async def play(stripe: Stripe) -> None:
+        for number in range(3):
+            stripe.queue.add(f"in_{number}")
+        await asyncio.sleep(0.05)
+        stripe.queue.remove("in_0")
+        stripe.queue.mark_settled("in_1")
+        await asyncio.sleep(0.1)
+
+    stripe = played(lambda: Stripe(every_s=0.1), play)
+    assert [invoice for _, invoice in stripe.begun] == ["in_0", "in_2"]
+    assert [invoice for _, invoice in stripe.checked] == ["in_2"]
+
+
+def test_a_check_without_a_slot_is_made_later() -> None:
+    """No slot in time: what was begun is given up, and comes again."""
+
+    async def play(stripe: Stripe) -> None:
+        stripe.errors = [StripeUnavailable("used up")]
+        stripe.queue.add("in_1")
+        await asyncio.sleep(0.15)
+        assert stripe.begun
+        assert not stripe.checked
+        await asyncio.sleep(1)
+
+    assert played(lambda: Stripe(every_s=0.1), play).checked
 
 
 def test_bulk_verification_starts_at_its_threshold() -> None:

@@ -36,7 +36,7 @@ from paidup.payments.session_owners import Owner, is_decided, owner_of_session
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import LEASE_S, REFRESH_TRIES, RESULT_TTL_S, Verification
 from paidup.payments.verification_queue import VerificationQueue
-from paidup.payments.verification_worker import CheckResult
+from paidup.payments.verification_worker import CheckResult, Slot
 from paidup.realtime.hub import Hub
 from paidup.realtime.publishing import publish_checkout, show_checkout_stage
 from paidup.realtime.status_queries import read_status
@@ -167,17 +167,19 @@ class CheckoutVerification:
 
     # For the worker of the queue
 
-    async def check(self, session: str) -> CheckResult:
-        """Verify a session of the queue, with a slot that was acquired. Never raises."""
+    async def check(self, session: str, slot: Slot) -> CheckResult:
+        """Verify a session of the queue, with its slot. Never raises."""
         try:
             with storage_errors():
                 row = await CheckoutSession.get_or_none(id=session)
             if row is not None and awaits_claim(row):
                 return CheckResult(settled=False, used_slot=False)
             if row is not None and row.invoice:
-                checked = await self._verification.check(row.invoice)
+                checked = await self._verification.check(row.invoice, slot)
                 await show_checkout_stage(self._hub, session, checked.used_slot)
                 return checked
+            if not await slot():
+                return CheckResult(settled=False, used_slot=False)
             settled = await self.verify(session, slot_acquired=True)
             await show_checkout_stage(self._hub, session, settled is not None)
             return CheckResult(await self._is_over(session), used_slot=settled is not None)

@@ -31,7 +31,7 @@ from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification_queue import VerificationQueue
-from paidup.payments.verification_worker import CheckResult
+from paidup.payments.verification_worker import CheckResult, Slot
 from paidup.realtime.hub import Hub
 from paidup.realtime.status_queries import read_status
 from paidup.runtime import tracing
@@ -222,12 +222,12 @@ class Verification:
 
     # For the worker of the queue
 
-    async def check(self, invoice: str) -> CheckResult:
-        """Verify an invoice of the queue, with a slot that was acquired. Never raises."""
+    async def check(self, invoice: str, slot: Slot | None = None) -> CheckResult:
+        """Verify an invoice of the queue. Never raises. Without a `slot`, one was acquired."""
         with tracing.operation("verify"):
-            return await self._check(invoice)
+            return await self._check(invoice, slot)
 
-    async def _check(self, invoice: str) -> CheckResult:
+    async def _check(self, invoice: str, slot: Slot | None) -> CheckResult:
         try:
             leased = await self._acquire_lease(invoice)
             if leased is None:
@@ -237,7 +237,10 @@ class Verification:
                 leased,
                 Source.VERIFICATION,
                 partial(self._gateway.read_invoice, invoice, slot_acquired=True),
+                slot,
             )
+            if settled is None:
+                return await self._result(invoice, None, used_slot=False)
             return await self._result(invoice, settled.status, answered=True)
         except (StripeUnavailable, StorageUnavailable) as error:
             log.info("verification_postponed", invoice=invoice, error=str(error))
@@ -269,10 +272,18 @@ class Verification:
         return CheckResult(status.settled, used_slot, takes_days=answered and status.processing is not None)
 
     async def _verify_leased(
-        self, invoice: str, leased: ReadCells, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
-    ) -> Settled:
+        self,
+        invoice: str,
+        leased: ReadCells,
+        source: Source,
+        read: Callable[[], Awaitable[StripeInvoice]],
+        slot: Slot | None = None,
+    ) -> Settled | None:
+        """None where the check is not needed any more once it has its slot."""
         settled: Settled | None = None
         try:
+            if slot is not None and not await slot():
+                return None
             facts = await self._read_facts(invoice, source, read)
             settled = await self.settle(facts, source, leased=leased)
             return settled

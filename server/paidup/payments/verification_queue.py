@@ -147,6 +147,19 @@ class VerificationQueue:
                 places += (2 * place + 1, 2 * place + 2)  # where a heap keeps those that are due next
         return found
 
+    def first(self) -> QueueEntry | None:
+        """The first check that is due next. None where there are so many that slots are taken together."""
+        return next(iter(self._first_checks.values()), None) if len(self._first_checks) < BACKLOG else None
+
+    def take(self, entry: QueueEntry) -> bool:
+        """Take this entry, as `next` does. False where it is not due any more: it is settled, or was left."""
+        if entry.state is not _State.QUEUED:
+            return False
+        del self._first_checks[entry.invoice]
+        entry.state = _State.CHECKING
+        self._turn += 1
+        return True
+
     def next(self) -> QueueEntry | None:
         """Take the entry whose check is due next; `finish` must follow. None where none is due."""
         due_at = self._next_retry_at()

@@ -1,9 +1,9 @@
 """Works off the verification queue: waits for slots of the rate limiter, and runs the checks.
 
-One task waits for the next slot, and only then is chosen which invoice it is for. Where many checks are
-due it takes several slots at once, and uses them over the time that they stand for; a first check that
-comes meanwhile uses the next one. A second task starts bulk verification where single checks do not
-keep up.
+One task waits for the next slot, and only then is chosen which invoice it is for. Where slots are free,
+the check begins while its slot is awaited, so that its lease is there as soon. Where many checks are due
+it takes several slots at once, and uses them over the time that they stand for; a first check that comes
+meanwhile uses the next one. A second task starts bulk verification where single checks do not keep up.
 """
 
 from __future__ import annotations
@@ -42,14 +42,18 @@ class CheckResult(NamedTuple):
     takes_days: bool = False
 
 
+Slot = Callable[[], Awaitable[bool]]
+"""Waits for the slot of a check. False: the check is not needed any more, and passes its slot on."""
+
+
 @dataclass(frozen=True)
 class Checks:
     """What the worker calls. Only `acquire_slots` may raise (StripeUnavailable)."""
 
     acquire_slots: Callable[[float, int], Awaitable[int]]
     """Waits for a slot of the rate limiter, so many seconds at most, or takes several: so many at most."""
-    check: Callable[[str], Awaitable[CheckResult]]
-    """Verifies one invoice, with the slot that was acquired."""
+    check: Callable[[str, Slot], Awaitable[CheckResult]]
+    """Verifies one invoice. No request is made before its slot is there."""
     check_in_bulk: Callable[[list[str]], Awaitable[None]]
     """Settles those of the invoices, and of all others that wait, that Stripe lists as paid."""
 
@@ -77,43 +81,63 @@ class VerificationWorker:
     async def _dispatch_forever(self) -> None:
         while True:
             await self._queue.wait_until_due()
-            try:
-                slots = await self._acquire_slots()
-            except StripeUnavailable as error:
-                log.info("verification_postponed", error=str(error))
-                continue
-            except Exception:
-                log.exception("slot_failed")  # a bug here must not end verification: customers still wait
-                await asyncio.sleep(INSPECT_EVERY_S)
-                continue
+            granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            first = self._begin_early(granted)
+            slots = await self._acquire_slots()
+            granted.set_result(bool(slots) and first is not None and self._queue.take(first))
             for number in range(slots):
                 if number and self._short_until > _time():
                     await self._queue.wait_for_first_check(SEVERAL_S / slots)
-                self._spawn(self._use_slot(self._queue.next()))
+                if number or not granted.result():
+                    self._spawn(self._use_slot(self._queue.next()))
                 while len(self._checking) >= MAX_CONCURRENT_CHECKS:
                     await asyncio.wait(self._checking, return_when=asyncio.FIRST_COMPLETED)
 
+    def _begin_early(self, granted: asyncio.Future[bool]) -> QueueEntry | None:
+        """Begin the next first check while its slot is awaited. It stays in the queue until then.
+
+        Not where slots are short: other processes could not verify an invoice that is leased and waits.
+        """
+        first = self._queue.first() if self._short_until <= _time() else None
+        if first is not None:
+            self._spawn(self._use_slot(first, granted))
+        return first
+
     async def _acquire_slots(self) -> int:
-        """One for a first check, or several where many checks are due."""
+        """One for a first check, or several where many checks are due. 0 where none was to be had."""
         began = _time()
-        slots = await self._checks.acquire_slots(
-            SLOT_TIMEOUT_S, self._queue.due_together(MAX_CONCURRENT_CHECKS)
-        )
+        try:
+            slots = await self._checks.acquire_slots(
+                SLOT_TIMEOUT_S, self._queue.due_together(MAX_CONCURRENT_CHECKS)
+            )
+        except StripeUnavailable as error:
+            log.info("verification_postponed", error=str(error))
+            slots = 0
+        except Exception:
+            log.exception("slot_failed")  # a bug here must not end verification: customers still wait
+            await asyncio.sleep(INSPECT_EVERY_S)
+            slots = 0
         if _time() - began > WAITED_S:
             self._short_until = _time() + SHORT_S
         return slots
 
-    async def _use_slot(self, entry: QueueEntry | None) -> None:
-        """Check this invoice. A check that needed no request passes the slot on to the one after."""
+    async def _use_slot(self, entry: QueueEntry | None, granted: asyncio.Future[bool] | None = None) -> None:
+        """Check this invoice. A check that needed no request passes the slot on to the one after.
+
+        Until `granted` is done, the slot is awaited; False: the check goes no further.
+        """
+
+        async def slot() -> bool:
+            return granted is None or await granted
+
         while entry is not None:
-            result = CheckResult(settled=False, used_slot=True)
+            result, passes_on = CheckResult(settled=False, used_slot=True), False
             try:
-                result = await self._checks.check(entry.invoice)
+                result = await self._checks.check(entry.invoice, slot)
+                passes_on = not result.used_slot and await slot()
             finally:
                 self._queue.finish(entry, result.settled, result.takes_days)
-            if result.used_slot:
-                return
-            entry = self._queue.next()
+            entry = self._queue.next() if passes_on else None
 
     async def _inspect_forever(self) -> None:
         while True:
@@ -124,10 +148,11 @@ class VerificationWorker:
     async def _check_in_bulk(self, invoices: list[str]) -> None:
         await self._checks.check_in_bulk(invoices)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine, name="verification-check")
         self._checking.add(task)
         task.add_done_callback(self._checking.discard)
+        return task
 
 
 def _time() -> float:
