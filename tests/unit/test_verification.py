@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from paidup.db.leases import take_lease
-from paidup.db.models import Account, CreditGrant, Invoice
+from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent
 from paidup.db.shared_writes import VersionedRows, write_unchanged
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
@@ -282,6 +282,35 @@ async def test_what_changed_while_stripe_was_asked_is_read_again(
     assert await balance(row) == (2007 if changed is Account else 2000)
     assert (await Invoice.get(id=row.id)).version == (8 if changed is Invoice else 2)
     assert await CreditGrant.filter(invoice_id=row.id).count() == 1
+
+
+async def test_no_lease_is_taken_while_an_event_settles_the_invoice(
+    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would change the row under the settlement; and Stripe is not asked for what is known then."""
+    steps = []
+
+    async def write(units: Sequence[VersionedRows]) -> list[bool]:
+        for _ in range(20):
+            await asyncio.sleep(0)  # the verification has its turns
+        steps.append("write")
+        return await write_unchanged(units)
+
+    async def take(*arguments: Any) -> Any:
+        steps.append("lease")
+        return await take_lease(*arguments)
+
+    monkeypatch.setattr(settlement_batches, "write_unchanged", write)
+    monkeypatch.setattr(module, "take_lease", take)
+    verification = Process(services, stripe).verification
+    event = StripeEvent(id="evt_paid", type="invoice.paid", payload="{}", received_at=now())
+    settled, verified = await asyncio.gather(
+        verification.settle_received(stripe.paid_invoice(row).facts(), Source.WEBHOOK, event),
+        verification.verify(row.id),
+    )
+    assert settled is not None
+    assert (settled.outcome, verified, stripe.requests) == (Outcome.SETTLED, None, 0)
+    assert steps == ["write", "lease"]
 
 
 async def test_a_settlement_that_the_database_aborts_is_made_on_the_rows_as_they_were_read(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from weakref import WeakValueDictionary
@@ -29,6 +30,7 @@ from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeRe
 from paidup.payments.invoice_rows import IN_LOCK_ORDER, OF_ITS_ACCOUNT
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
+from paidup.payments.settlements_under_way import SettlementsUnderWay
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult, Slot
@@ -78,6 +80,7 @@ class Verification:
         self._hub = hub
         self._timeline = timeline
         self._queue = queue
+        self.under_way = SettlementsUnderWay()
         self._ended_leases = BackgroundBatcher(_end_leases, RESULT_TTL_S / 2)
         self._may_read_methods = True
         self._refreshing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -158,7 +161,8 @@ class Verification:
         """Settle what a delivered event says: see `Settlement.settle_received`."""
         if facts.invoice is not None and not self._prices.are_known(facts.invoice.lines):
             return None
-        settled = await self._settlement.settle_received(facts, source, event)
+        with self.under_way.settling(facts.invoice.id) if facts.invoice else nullcontext():
+            settled = await self._settlement.settle_received(facts, source, event)
         return settled and await self._finish(settled, facts, source)
 
     async def _finish(self, settled: Settled, facts: PaymentFacts, source: Source) -> Settled:
@@ -328,6 +332,7 @@ class Verification:
 
     async def _acquire_lease(self, invoice: str) -> ReadCells | None:
         """Claim the right to verify. One claimant at a time gets the rows, across all processes."""
+        await self.under_way.ended(invoice)
         at = now()
         values = (invoice, at + timedelta(seconds=LEASE_S), at)
         with storage_errors():
