@@ -205,7 +205,7 @@ def sandbox_url(scratch: Path) -> Iterator[str]:
     """The address of a running sandbox."""
     port = free_port()
     log = scratch / "sandbox.log"
-    child = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(port)}, log, forked=True)
+    child = Child(["-m", "tests.support.sandbox_process"], {"SANDBOX_PORT": str(port)}, log, forked=True)
     child.wait_for(f"http://127.0.0.1:{port}/sandbox/health")
     yield f"http://127.0.0.1:{port}"
     child.stop()
@@ -222,9 +222,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 async def stripe_side(sandbox_url: str, http: aiohttp.ClientSession) -> StripeSide:
     """An empty sandbox with the catalogue's prices."""
     side = StripeSide(sandbox_url, http)
-    await side.control("reset")
-    await side.create_prices()
-    await side.control("calls/reset")
+    await side.begin()
     return side
 
 

@@ -102,8 +102,7 @@ async def place(
     shutil.copy(sqlite_template, folder / "paidup.db")
     async with AsyncExitStack() as stack, checked_session() as http:
         side = StripeSide(sandbox_url, http)
-        await side.control("reset")
-        await side.create_prices()
+        await side.begin()
         world = World(stack, valkey, f"sqlite://{folder / 'paidup.db'}", side, http, folder)
         product: dict[str, str] = {}
 

@@ -46,8 +46,7 @@ def server_url(
 async def _empty(sandbox_url: str) -> None:
     async with checked_session() as http:
         side = StripeSide(sandbox_url, http)
-        await side.control("reset")
-        await side.create_prices()
+        await side.begin()
 
 
 async def _ada_pays(url: str, sandbox_url: str) -> None:

@@ -91,8 +91,7 @@ def running(scratch: Path, valkey: str, sandbox_url: str, sqlite_template: Path)
 async def _prepare(sandbox: str, url: str) -> None:
     async with aiohttp.ClientSession() as http:
         stripe = StripeSide(sandbox, http)
-        await stripe.control("reset")
-        await stripe.create_prices()
+        await stripe.begin()
         await stripe.create_endpoint(f"{url}/webhooks/stripe", HANDLED_TYPES)
 
 

@@ -134,8 +134,7 @@ async def test_all_test_data_was_deleted_with_a_payment_pending(
     async with open_services(settings(**world.given())) as services:
         account = await services.accounts.get("ada")
         pending = await services.checkout.buy(account, "pro", Interval.MONTH)
-    await stripe_side.control("reset")
-    await stripe_side.create_prices()
+    await stripe_side.begin()
     async with open_services(settings(**world.given())) as services:
         account = await services.accounts.get("ada")
         bought = await services.checkout.buy(account, "pro", Interval.MONTH)

@@ -108,8 +108,7 @@ async def _in_a_town(lives: Any, database: str, sandbox_url: str, valkey: str, f
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(checked_session())
         stripe = StripeSide(sandbox_url, http)
-        await stripe.control("reset")
-        await stripe.create_prices()
+        await stripe.begin()
         for price in (await stripe.api("GET", "prices?limit=100"))["data"]:
             form = {
                 f"currency_options[{currency}][unit_amount]": str(amount_in(currency, price["unit_amount"]))

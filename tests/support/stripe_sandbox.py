@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 from stripe import WebhookSignature
@@ -55,19 +56,14 @@ class StripeSide:
             assert response.status == 200, answer
             return answer
 
+    async def begin(self) -> None:
+        """Delete everything, and create the catalogue's prices, in the tests' own sandbox."""
+        await self.control("begin", {"prices": [urlencode(form) for form in PRICE_FORMS]})
+
     async def create_prices(self, catalogue: Catalogue | None = None) -> None:
         """The prices of the catalogue, as `paidup stripe-setup` makes them."""
-        for plan in (catalogue or CATALOGUE).plans:
-            for price in plan.prices:
-                form = {
-                    "currency": price.currency,
-                    "unit_amount": price.amount_minor,
-                    "lookup_key": price.lookup_key,
-                    "product_data[name]": plan.name,
-                }
-                if not plan.top_up:
-                    form["recurring[interval]"] = price.interval
-                await self.api("POST", "prices", **form)
+        for form in PRICE_FORMS if catalogue is None else price_forms(catalogue):
+            await self.api("POST", "prices", **form)
 
     async def create_endpoint(self, url: str, types: Sequence[str]) -> str:
         """A webhook endpoint for these types of events; its signing secret."""
@@ -129,6 +125,24 @@ class StripeSide:
         if account is not None:
             defaults["metadata[paidup_account]"] = account
         return await self.api("POST", "subscriptions", **{**defaults, **form})
+
+
+def price_forms(catalogue: Catalogue) -> list[dict[str, Any]]:
+    """What creates each price of the catalogue, with a product of its own."""
+    return [
+        {
+            "currency": price.currency,
+            "unit_amount": price.amount_minor,
+            "lookup_key": price.lookup_key,
+            "product_data[name]": plan.name,
+            **({} if plan.top_up else {"recurring[interval]": price.interval}),
+        }
+        for plan in catalogue.plans
+        for price in plan.prices
+    ]
+
+
+PRICE_FORMS = price_forms(CATALOGUE)
 
 
 def bracketed(value: Any, prefix: str) -> dict[str, str]:
