@@ -114,10 +114,10 @@ def arm(step: Step) -> None:
 
 def arm_spends(step: SpendStep) -> None:
     """A spend that comes alone waits until two others do, which then are made together."""
-    from paidup.credits import account_states
+    from paidup.credits import account_writes
     from paidup.credits.move_batches import CreditMoves
 
-    make, write, several = CreditMoves._make_together, account_states.write_states, False
+    make, write, several = CreditMoves._make_together, account_writes.write_states, False
 
     async def make_and_die(self: CreditMoves, moves: Any) -> Any:
         nonlocal several
@@ -134,7 +134,7 @@ def arm_spends(step: SpendStep) -> None:
         return die() if several and step is SpendStep.AFTER_WRITE else written
 
     setattr(CreditMoves, "_make_together", make_and_die)  # noqa: B010 - replaced on purpose
-    setattr(account_states, "write_states", write_and_die)  # noqa: B010
+    setattr(account_writes, "write_states", write_and_die)  # noqa: B010
 
 
 def arm_batch(step: BatchStep) -> None:

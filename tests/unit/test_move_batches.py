@@ -458,6 +458,26 @@ async def test_a_connection_that_does_not_answer_keeps_no_later_moves_waiting(
 
 
 @ON_POSTGRES
+async def test_a_move_is_two_statements_that_keep_their_plans(module_database_url: str) -> None:
+    """Each is planned five times at first: https://www.postgresql.org/docs/current/sql-prepare.html"""
+    prepared = (
+        "SELECT statement, custom_plans, generic_plans > 0 FROM pg_prepared_statements"
+        " WHERE NOT statement ~ 'typeinfo_tree|jit'"  # asyncpg's own
+    )
+    async with open_database(module_database_url, pool=1):
+        account, moves = await an_account(), CreditMoves(ignore_balance)
+        await granted(account, 100)
+        _, before = await connection().execute_query(prepared)
+        for key in map(str, range(9)):
+            for move in (spend(account, 1, key), reserve(account, 2, key), Commit(account.id, key, 1, BEGIN)):
+                assert (await moves(move)).changed
+        _, found = await connection().execute_query(prepared)
+    known = {each[0] for each in before} | {prepared}
+    used = [(made, kept) for statement, made, kept in map(tuple, found) if statement not in known]
+    assert used == [(5, True)] * 5, "two read: one for spends, one for the rest; and three write"
+
+
+@ON_POSTGRES
 async def test_an_account_that_stays_locked_takes_one_connection(
     module_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,11 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from paidup.credits import account_states, ledger, reservations
 from paidup.credits import grants as granting
-from paidup.credits import ledger, reservations
+from paidup.credits.account_states import AccountState
+from paidup.credits.move_batches import CreditMoves
+from paidup.credits.requested_moves import Commit
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import open_database, write_transaction
 from paidup.db.models import (
@@ -430,6 +433,28 @@ async def test_frozen_credits_cannot_be_spent_and_do_not_expire(books: Books) ->
         (EntryKind.RESTORE, 1400),
         (EntryKind.EXPIRE, -1400),
     ]
+    await books.check()
+
+
+@pytest.mark.parametrize("module_database_url", ["postgres"], indirect=True)
+async def test_a_commit_that_was_decided_before_a_dispute_returns_frozen_credits(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S25: by the commit, which read the grant without a lock while nothing was disputed."""
+    invoice, read, disputes = await books.bill(2000), account_states.read_reserving, ["needs_response"]
+    await books.hold(1000, "job")
+
+    async def read_then_disputed(*asked: Any) -> dict[int, AccountState]:
+        states = await read(*asked)
+        while disputes:
+            hearing = books.hear(invoice, Kind.DISPUTE, disputes.pop())
+            assert await asyncio.create_task(hearing), "in a transaction of its own"
+        return states
+
+    monkeypatch.setattr(account_states, "read_reserving", read_then_disputed)
+    await CreditMoves(ignore_balance)(Commit(books.id, "job", 600, books.at))
+    (grant,) = await books.grants()
+    assert (await books.look(), grant.remaining, grant.frozen) == (0, 0, 1400)
     await books.check()
 
 

@@ -16,13 +16,11 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import msgspec
 
-from paidup.credits import account_states, ledger
+from paidup.credits import account_states, account_writes, ledger
 from paidup.credits.requested_moves import (
     Answer,
-    Commit,
     Move,
     Moved,
-    Release,
     Spend,
     may_be_short,
     spend_reference,
@@ -103,13 +101,13 @@ class CreditMoves:
 
     @repeatable
     async def _make_together(self, moves: Sequence[Move]) -> Sequence[Answer | _Left]:
-        if is_sqlite() or any(isinstance(move, Commit | Release) for move in moves):
+        accounts = {move.account_id for move in moves}
+        if is_sqlite():
             async with write_transaction():
-                free = await account_states.lock_free({move.account_id for move in moves})
-                made = await _make(moves, free)
+                made = await _make(moves, accounts)
         else:
             with storage_errors():
-                made = await _make(moves, {move.account_id for move in moves})
+                made = await _make(moves, accounts)
         self._tell(made.changed)
         return made.answers
 
@@ -177,11 +175,15 @@ async def _make(moves: Sequence[Move], accounts: Collection[int], read_keys: boo
 
     `read_keys`: read which keys were used, or one of them lets no move of its account be made.
     """
-    states = await account_states.read_states(accounts)
+    keys = {move.key for move in moves if not isinstance(move, Spend)}
+    if keys:
+        states = await account_states.read_reserving(accounts, keys)
+    else:
+        states = await account_states.read_states(accounts)
     by_account: dict[int, list[Move]] = {}
     for move in moves:
         by_account.setdefault(move.account_id, []).append(move)
-    await _read_more(states, by_account, read_keys)
+    await _read_more(states, by_account, read_keys, knows_held=bool(keys))
     decided: list[Answer | _Left] = []
     for move in moves:
         state = states.get(move.account_id)
@@ -190,7 +192,7 @@ async def _make(moves: Sequence[Move], accounts: Collection[int], read_keys: boo
         else:
             decided.append(move.decide(state) or _Left(move, locked=False))
     changed = {id: state for id, state in states.items() if not state.writes.empty}
-    written = await account_states.write_states(changed.values())
+    written = await account_writes.write_states(changed.values())
     lost = changed.keys() - written
     answers = [
         _Left(move, locked=not read_keys) if move.account_id in lost else answer
@@ -200,22 +202,17 @@ async def _make(moves: Sequence[Move], accounts: Collection[int], read_keys: boo
 
 
 async def _read_more(
-    states: dict[int, account_states.AccountState], by_account: dict[int, list[Move]], read_keys: bool
+    states: dict[int, account_states.AccountState],
+    by_account: dict[int, list[Move]],
+    read_keys: bool,
+    knows_held: bool,
 ) -> None:
-    """Read what a refusal depends on, and a reservation. `read_keys`: which keys were used, of all spends."""
+    """Read what a refusal of a spend depends on. `read_keys`: which keys were used, of all spends."""
     asked = {id: by_account[id] for id in states}
     short = [state for id, state in states.items() if may_be_short(state.account, asked[id])]
     known = list(states.values()) if read_keys else short
     spends = [move for state in known for move in asked[state.account.id] if isinstance(move, Spend)]
     if spends:
         await account_states.read_spent(known, [spend_reference(move) for move in spends])
-    reserving = [states[id] for id in states if not all(isinstance(move, Spend) for move in asked[id])]
-    keys = {
-        move.key for state in reserving for move in asked[state.account.id] if not isinstance(move, Spend)
-    }
-    if short or reserving:
-        await account_states.read_held({state.account.id: state for state in [*short, *reserving]}.values())
-    if reserving:
-        await account_states.read_reserved(reserving, keys)
-    if any(isinstance(move, Commit | Release) for state in reserving for move in asked[state.account.id]):
-        await account_states.read_reversals(reserving)
+    if short and not knows_held:
+        await account_states.read_held(short)
