@@ -248,7 +248,7 @@ async def test_only_credits_of_a_disputed_payment_wait_for_the_lock(
     await moves(reserve(ada, 60, "disputed"))
     disputed.settled_at, disputed.total_minor, disputed.has_reversals = BEGIN, 2900, True
     await disputed.save()
-    dispute = {"kind": ReversalKind.DISPUTE, "status": "needs_response", "amount_minor": 2900}
+    dispute: dict[str, Any] = {"kind": ReversalKind.DISPUTE, "status": "needs_response", "amount_minor": 2900}
     await Reversal.create(id=f"dp_{disputed.id}", invoice_id=disputed.id, changed_at=BEGIN, **dispute)
     alone: list[str] = []
     perform = Release.perform
