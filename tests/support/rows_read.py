@@ -7,7 +7,7 @@ Source: https://www.postgresql.org/docs/current/using-explain.html#USING-EXPLAIN
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -17,10 +17,12 @@ import msgspec
 import pytest
 
 from paidup.db.connection import connection, is_sqlite
-from tests.support.statement_plans import EXPLAINED, nodes_of
+from tests.support.statement_plans import EXPLAINED, nodes_of, product_frame
 
-_counted = ContextVar("counted", default=False)
-"""Not in tasks that had begun before, such as the dispatcher's: what they read is nobody's here."""
+_counted: ContextVar[Counter[str] | None] = ContextVar("counted", default=None)
+"""What a task's statements are added to. Not those of tasks that had begun before, such as the dispatcher's,
+or of an earlier count, such as a batch that is written late: what they read is nobody's here.
+"""
 STEPS = 100
 """SQLite's instructions, between two calls of the handler that counts them."""
 
@@ -46,24 +48,49 @@ async def counting() -> AsyncIterator[Counter[str]]:
         await database._connection.set_progress_handler(None, 0)
         await database._connection.set_trace_callback(None)
         return
-    _counted.set(True)
-    with _analyzing(read):
+    _counted.set(read)
+
+    def add(statement: str, rows: int, _: object) -> None:
+        read[statement] += rows
+
+    with _analyzing(add, lambda: _counted.get() is read):
         yield read
-    _counted.set(False)
+    _counted.set(None)
 
 
 @contextmanager
-def _analyzing(read: Counter[str]) -> Iterator[None]:
+def most_rows() -> Iterator[dict[str, Read]]:
+    """The most that one execution of each statement of the product has read so far, in any task."""
+    most: dict[str, Read] = {}
+
+    def note(statement: str, rows: int, by: str) -> None:
+        if statement not in most or most[statement].rows < rows:
+            most[statement] = Read(rows, by)
+
+    with _analyzing(note, product_frame):
+        yield most
+
+
+class Read(msgspec.Struct, frozen=True):
+    """`by`: the module and function that ran the statement."""
+
+    rows: int
+    by: str
+
+
+@contextmanager
+def _analyzing(note: Callable[[str, int, Any], object], who: Callable[[], Any]) -> Iterator[None]:
+    """`who` runs the statement: of nobody, none is noted."""
     execute = asyncpg.Connection._execute
 
     async def analyzed(connection: Any, query: str, args: Any, *rest: Any, **named: Any) -> Any:
-        if _counted.get() and query.lstrip().startswith(EXPLAINED):
+        if query.lstrip().startswith(EXPLAINED) and (by := who()):
             transaction = connection.transaction()
             await transaction.start()
             await connection.execute("SET LOCAL enable_seqscan = off")  # as where the tables are large
             plan = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", *args)
             await transaction.rollback()
-            read[query] += rows_of(msgspec.json.decode(plan)[0]["Plan"])
+            note(query, rows_of(msgspec.json.decode(plan)[0]["Plan"]), by)
         return await execute(connection, query, args, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -74,7 +74,7 @@ def explaining() -> Iterator[list[Scan]]:
 
     async def explained(connection: Any, query: str, args: Any, *rest: Any, **named: Any) -> Any:
         new = query not in known and query.lstrip().startswith(EXPLAINED)
-        if new and (by := _product_frame()):
+        if new and (by := product_frame()):
             known.add(query)
             for table in await scanned_tables(connection, query, args):
                 found.append(Scan(table, by, query))
@@ -85,7 +85,7 @@ def explaining() -> Iterator[list[Scan]]:
         yield found
 
 
-def _product_frame() -> str | None:
+def product_frame() -> str | None:
     """Who runs the statement, unless it is a test, or a tool that reads everything once."""
     frame = sys._getframe(2)
     while frame.f_back is not None:
