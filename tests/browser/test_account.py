@@ -19,7 +19,6 @@ from tests.browser.story import FAILS_LATER, VISA, VISA_WITH_3DS, Shopper
 from tests.support.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.xdist_group("account"),  # a demo of its own: its clock is moved
 ]

@@ -265,7 +265,6 @@ async def test_a_closed_tab_is_credited_once_the_page_is_opened_again(shopper: S
     await expect_one_payment(shopper)
 
 
-@pytest.mark.timeout(60)
 async def test_a_closed_tab_is_credited_with_nobody_watching(shopper: Shopper) -> None:
     """S02: closed right after confirming, no webhook ever, nobody comes back: the reconciler credits."""
     invoice = await leave_at_the_bank(shopper)
@@ -273,7 +272,7 @@ async def test_a_closed_tab_is_credited_with_nobody_watching(shopper: Shopper) -
     async def credited() -> bool:
         return bool((await shopper.api("GET", "/api/credits"))["balance"] == 2000)
 
-    await wait_until(credited, within=40)
+    await wait_until(credited, within=100)
     assert (await shopper.api("GET", f"/api/invoices/{invoice}"))["via"] == "reconciliation"
     await shopper.new_tab()
     await shopper.arrive("2,000")

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
 
 import msgspec
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -444,7 +443,6 @@ async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-@pytest.mark.timeout(120)
 def test_any_interleaving_of_sources_refusals_and_crashes_gives_the_same_books(
     sqlite_template: Path,
 ) -> None:

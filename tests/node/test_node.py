@@ -16,7 +16,7 @@ def test_the_browser_client_passes_its_own_tests() -> None:
     tests = sorted(FOLDER.glob("*.test.js"))
     command = [str(NODE), "--test", "--test-timeout=60000", "--test-reporter=dot", *map(str, tests)]
     run = subprocess.run(
-        command, check=False, cwd=FOLDER, env=ENVIRONMENT, capture_output=True, text=True, timeout=100
+        command, check=False, cwd=FOLDER, env=ENVIRONMENT, capture_output=True, text=True, timeout=280
     )
     assert tests
     assert run.returncode == 0, run.stdout + run.stderr

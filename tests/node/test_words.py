@@ -48,7 +48,7 @@ def element() -> Any:
     command = [str(NODE), "--input-type=module", "-e", program]
     folder = ROOT / "client_demo" / "paidup_demo" / "sdk" / "element"
     run = subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=100
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=280
     )
     return json.loads(run.stdout)
 

@@ -24,8 +24,8 @@ from tests.support.processes import Child, free_port
 from tests.support.waiting import wait_until
 
 PORT = 8000
-RESYNC_INTERVAL_S = 2.0
-SLACK_S = 1.0
+RESYNC_INTERVAL_S = 8.0
+SLACK_S = 4.0
 """Allowed delay of a message, on a busy machine."""
 
 
@@ -114,9 +114,9 @@ async def test_two_hosts_notify_each_other_and_survive_without_redis(
         cable = f"{hosts[0].name}r"
         assert await told_s(0) < RESYNC_INTERVAL_S / 2
         assert await told_s(1, lambda: ip("link", "set", cable, "down")) < RESYNC_INTERVAL_S + SLACK_S
-        await wait_until(lambda: ready(503), within=15)
+        await wait_until(lambda: ready(503))
         ip("link", "set", cable, "up")
-        await wait_until(lambda: ready(200), within=15)
+        await wait_until(lambda: ready(200))
         assert await told_s(2) < RESYNC_INTERVAL_S / 2
 
 

@@ -52,7 +52,7 @@ def pytest_in(folder: Path, **variables: str) -> str:
         env={"PATH": os.environ["PATH"], "HOME": str(folder), **variables},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

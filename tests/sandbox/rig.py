@@ -29,7 +29,7 @@ CARD = "pm_card_visa"
 CARD_3DS = "pm_card_authenticationRequired"
 
 
-async def wait_until(predicate: Callable[[], bool], within: float = 5) -> None:
+async def wait_until(predicate: Callable[[], bool], within: float = 30) -> None:
     """Waits for a condition; fails if it is not met in time."""
     deadline = asyncio.get_running_loop().time() + within
     while not predicate():

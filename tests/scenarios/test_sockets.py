@@ -348,7 +348,7 @@ def _facts(shown: Any, status: str) -> PaymentFacts:
     return PaymentFacts(payments=(decode(PaymentIntent, json.dumps(told)).facts(),))
 
 
-async def _frames(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> list[Any]:
+async def _frames(socket: aiohttp.ClientWebSocketResponse, within: float = 30.0) -> list[Any]:
     """Every frame until the server closes."""
     async with asyncio.timeout(within):
         return [json.loads(message.data) async for message in socket]

@@ -177,7 +177,7 @@ class Customer:
             yield socket
 
 
-async def next_balance(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> Any:
+async def next_balance(socket: aiohttp.ClientWebSocketResponse, within: float = 30.0) -> Any:
     """The next frame that tells a balance; heartbeats are passed over."""
     async with asyncio.timeout(within):
         while True:
@@ -186,7 +186,7 @@ async def next_balance(socket: aiohttp.ClientWebSocketResponse, within: float = 
                 return frame
 
 
-async def balance_with(socket: aiohttp.ClientWebSocketResponse, balance: int, within: float = 10.0) -> Any:
+async def balance_with(socket: aiohttp.ClientWebSocketResponse, balance: int, within: float = 30.0) -> Any:
     """The next frame with this balance. A subscription's change sends one, too, and leaves the balance."""
     async with asyncio.timeout(within):
         while (frame := await next_balance(socket, within))["balance"] != balance:
@@ -194,7 +194,7 @@ async def balance_with(socket: aiohttp.ClientWebSocketResponse, balance: int, wi
         return frame
 
 
-async def next_status(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> Any:
+async def next_status(socket: aiohttp.ClientWebSocketResponse, within: float = 30.0) -> Any:
     """The next status frame; heartbeats are passed over."""
     async with asyncio.timeout(within):
         while True:
@@ -203,7 +203,7 @@ async def next_status(socket: aiohttp.ClientWebSocketResponse, within: float = 1
                 return frame
 
 
-async def status_with(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0, **wanted: Any) -> Any:
+async def status_with(socket: aiohttp.ClientWebSocketResponse, within: float = 30.0, **wanted: Any) -> Any:
     """The first status frame that shows `wanted`."""
     async with asyncio.timeout(within):
         while True:

@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 @overload
-async def wait_until(predicate: Callable[[], Awaitable[T]], within: float = 10.0) -> T: ...
+async def wait_until(predicate: Callable[[], Awaitable[T]], within: float = 30.0) -> T: ...
 @overload
-async def wait_until(predicate: Callable[[], T], within: float = 10.0) -> T: ...
+async def wait_until(predicate: Callable[[], T], within: float = 30.0) -> T: ...
 
 
-async def wait_until(predicate: Callable[[], Any], within: float = 10.0) -> Any:
+async def wait_until(predicate: Callable[[], Any], within: float = 30.0) -> Any:
     """The first true answer of `predicate`, asked until `within` seconds have passed; else it fails."""
     began = time.monotonic()
     while True:

@@ -67,10 +67,12 @@ class Process:
         self.recorders = {invoice: StatusRecorder() for invoice in INVOICES_OF_ALL_NODES}
 
     async def join_all(self) -> None:
+        """On a machine that stands still for two probes, Redis may be lost and found again meanwhile."""
         joins = (
             self.hub.subscribe(INVOICES, invoice, recorder) for invoice, recorder in self.recorders.items()
         )
-        assert all(await asyncio.gather(*joins))
+        await asyncio.gather(*joins)
+        await wait_until(lambda: all(channel.confirmed for channel in self.hub._channels.values()))
 
     def have_heard(self, version: int) -> bool:
         return all(version in recorder.versions for recorder in self.recorders.values())

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 from uuid import uuid4
 
 import pytest
 
 from paidup.errors import StripeUnavailable
 from paidup.runtime.redis_client import RedisClient, connect_redis
+from paidup.stripe_api import rate_limiter
 from paidup.stripe_api.rate_limiter import TRIES_FOR_SEVERAL, Purpose, RateLimiter
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until
+
+T = TypeVar("T")
 
 PER_SECOND = 10
 
 
 class Counting(RateLimiter):
-    """Remembers when each place was taken, by the clock that is compared in Redis."""
+    """Remembers when each place was taken, by the clock that is compared in Redis: between two times."""
 
     def __init__(self, redis: RedisClient, per_second: int) -> None:
         super().__init__(redis, per_second)
         self.taken: list[float] = []
+        self.known: list[float] = []
         self.asked = 0
 
     async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER, slots: int = 1) -> bool:
@@ -32,6 +37,7 @@ class Counting(RateLimiter):
         free = await super()._hit(endpoint, purpose, slots)
         if free:
             self.taken += [at] * slots
+            self.known += [time.time()] * slots
         return free
 
 
@@ -41,9 +47,21 @@ def endpoint() -> str:
     return f"invoices.retrieve.{uuid4().hex}"
 
 
+async def within_a_second(hits: Callable[[str], Awaitable[T]]) -> T:
+    """What `hits` returns, which is given another endpoint wherever it took more than a second."""
+    while True:
+        began = time.time()
+        result = await hits(f"invoices.retrieve.{uuid4().hex}")
+        if time.time() < began + 0.9:
+            return result
+
+
 @pytest.fixture
-async def two_processes(valkey: str) -> AsyncIterator[tuple[Counting, Counting]]:
-    """Two budgets with connections of their own, as two processes have them."""
+async def two_processes(
+    valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Counting, Counting]]:
+    """Two budgets with connections of their own, as two processes have them. A slow Redis is not down."""
+    monkeypatch.setattr(rate_limiter, "REDIS_TIMEOUT_S", 30.0)
     clients = [connect_redis(valkey) for _ in range(2)]
     first, second = (Counting(client, PER_SECOND) for client in clients)
     yield first, second
@@ -56,13 +74,17 @@ async def test_two_processes_together_stay_within_the_limit_of_every_second(
 ) -> None:
     """S34: in any second, and not just in each: a burst at the end of one may not meet one at the next."""
     first, second = two_processes
-    await first.take(endpoint, 5)
+    await first.take(endpoint, 60)
     began = first.taken[0]
     await wait_until(lambda: time.time() > began + 0.85)  # almost the end of the first second
-    await asyncio.gather(*(two_processes[number % 2].take(endpoint, 10) for number in range(22)))
-    taken = [*first.taken, *second.taken]
+    await asyncio.gather(*(two_processes[number % 2].take(endpoint, 60) for number in range(22)))
+    taken, known = [*first.taken, *second.taken], [*first.known, *second.known]
     assert len(taken) == 23
-    assert max(sum(at <= other < at + 0.99 for other in taken) for at in taken) <= PER_SECOND
+    for began in taken:
+        within = [
+            at for at, known_at in zip(taken, known, strict=True) if began <= at and known_at < began + 1
+        ]
+        assert len(within) <= PER_SECOND
 
 
 async def test_endpoints_have_budgets_of_their_own(
@@ -140,45 +162,59 @@ async def test_a_process_with_many_who_wait_leaves_another_its_part(
     busy, quiet = two_processes
     waiters = [asyncio.create_task(busy.take(endpoint, 60)) for _ in range(100)]
     await wait_until(lambda: len(busy.taken) == PER_SECOND)
-    began = time.time()
-    await asyncio.gather(*(quiet.take(endpoint, 10) for _ in range(5)))
-    assert time.time() - began < 2.8
+    before = len(busy.taken)
+    await asyncio.gather(*(quiet.take(endpoint, 60) for _ in range(5)))
+    assert len(busy.taken) - before < 2.8 * PER_SECOND
     for waiting in waiters:
         waiting.cancel()
     await asyncio.gather(*waiters, return_exceptions=True)
 
 
 async def test_the_background_leaves_half_while_nobody_waits_and_more_to_those_who_do(
-    two_processes: tuple[Counting, Counting], endpoint: str
+    two_processes: tuple[Counting, Counting],
 ) -> None:
     """A sweep that would take everything gets most of a quiet second; the rest stays free for a customer."""
     first, second = two_processes
-    took = [await first._hit(endpoint, Purpose.BACKGROUND) for _ in range(2 * PER_SECOND)]
-    assert PER_SECOND // 2 <= took.count(True) <= PER_SECOND // 2 + PER_SECOND // 4
-    assert await second._hit(endpoint)
+
+    async def hits(endpoint: str) -> tuple[int, bool]:
+        took = [await first._hit(endpoint, Purpose.BACKGROUND) for _ in range(2 * PER_SECOND)]
+        return took.count(True), await second._hit(endpoint)
+
+    background, customer = await within_a_second(hits)
+    assert PER_SECOND // 2 <= background <= PER_SECOND // 2 + PER_SECOND // 4
+    assert customer
 
 
 async def test_the_background_has_its_part_while_customers_use_up_the_rest(
-    two_processes: tuple[Counting, Counting], endpoint: str
+    two_processes: tuple[Counting, Counting],
 ) -> None:
     first, second = two_processes
-    for _ in range(PER_SECOND - 3):
-        assert await first._hit(endpoint)
-    took = [await second._hit(endpoint, Purpose.BACKGROUND) for _ in range(5)]
+
+    async def hits(endpoint: str) -> list[bool]:
+        for _ in range(PER_SECOND - 3):
+            assert await first._hit(endpoint)
+        return [await second._hit(endpoint, Purpose.BACKGROUND) for _ in range(5)]
+
+    took = await within_a_second(hits)
     assert took == [True] * (PER_SECOND // 4) + [False] * (5 - PER_SECOND // 4)
 
 
 async def test_what_customers_ask_for_uses_half_of_a_second_at_most(
-    two_processes: tuple[Counting, Counting], endpoint: str
+    two_processes: tuple[Counting, Counting],
 ) -> None:
     """S64: in all processes together; the other half is free for payments on their way."""
-    took = [
-        await process._hit(endpoint, Purpose.REQUEST) for _ in range(PER_SECOND) for process in two_processes
-    ]
+
+    async def hits(endpoint: str) -> tuple[list[bool], list[bool]]:
+        took = [
+            await process._hit(endpoint, Purpose.REQUEST)
+            for _ in range(PER_SECOND)
+            for process in two_processes
+        ]
+        return took, [await two_processes[1]._hit(endpoint) for _ in range(PER_SECOND // 2)]
+
+    took, others = await within_a_second(hits)
     assert took == [True] * (PER_SECOND // 2) + [False] * (len(took) - PER_SECOND // 2)
-    assert [await two_processes[1]._hit(endpoint) for _ in range(PER_SECOND // 2)] == [True] * (
-        PER_SECOND // 2
-    )
+    assert others == [True] * (PER_SECOND // 2)
 
 
 async def test_a_payment_on_its_way_waits_for_none_of_those_that_customers_ask_for(
@@ -210,13 +246,14 @@ async def test_after_a_429_one_request_shows_whether_it_is_over(
     await asyncio.gather(*(first.refused(endpoint, loop.time(), 0) for _ in range(3)))
     assert not await second._hit(endpoint), "the other processes pause for a second, too"
     first.taken.clear()
-    takes = [asyncio.create_task(first.take(endpoint, 10)) for _ in range(5)]
+    assert first._endpoints[endpoint].pause_s <= 1.2, "three refusals of one moment are one pause"
+    takes = [asyncio.create_task(first.take(endpoint, 60)) for _ in range(5)]
     await wait_until(lambda: first.taken)
-    assert 1 <= first.taken[0] - paused_at < 2.5, "three refusals of one moment are one pause"
+    assert first.taken[0] - paused_at >= 1
     assert [take.done() for take in takes].count(True) <= 1
     first.answered(endpoint)
     await asyncio.gather(*takes)
-    assert first.taken[-1] - first.taken[0] < 1
+    assert first.taken[-1] - first.taken[0] < 4, "each waits for a pause of its own"
 
 
 async def test_refusals_of_requests_under_way_together_are_one_pause(
