@@ -79,7 +79,8 @@ class AccountState(msgspec.Struct):
         end = first[-1].expires_at
         if end is not None and end <= at:
             return None
-        return [grant for grant in live if grant in first]
+        keys = {grant.id for grant in first}
+        return [grant for grant in live if grant.id in keys]
 
     def invoices_of_reserved(self) -> set[str]:
         """Those that gave the credits of `reserved`, as far as their grants are among `grants`."""
