@@ -20,7 +20,8 @@ from paidup.db.connection import migrate
 
 T = TypeVar("T")
 
-CONFIGURATION = "fsync = off\nmax_connections = 300\n"
+CONFIGURATION = "fsync = off\nmax_connections = 300\nmax_wal_size = 64MB\n"
+"""The log of changes is kept short: the folder may be in memory."""
 VERSION = int(os.environ.get("TESTS_POSTGRES", "18"))
 """The wheel has 16 and 18."""
 TEMPLATE = "template_paidup"
