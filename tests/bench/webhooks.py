@@ -27,7 +27,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -208,9 +208,12 @@ class Side(msgspec.Struct):
 
 def cpu_s(process: int) -> float:
     """The CPU time of a process and its children, those that have ended among them."""
-    whole = psutil.Process(process)
-    times = [each.cpu_times() for each in (whole, *whole.children(recursive=True))]
+    whole, times = psutil.Process(process), []
+    for each in whole.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended since, and is counted below
+            times.append(each.cpu_times())
     own = whole.cpu_times()
+    times.append(own)
     ended = own.children_user + own.children_system
     return float(sum(each.user + each.system for each in times) + ended)
 
