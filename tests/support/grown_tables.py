@@ -14,8 +14,12 @@ DUE = 20
 
 # Some kept texts are longer in reality. How many rows a statement reads does not depend on it.
 _FILL = """
-INSERT INTO accounts (external_id, stripe_customer, balance, purchase_number, created_at)
-SELECT 'user-' || n, 'cus_' || n, 2000, 1, now() FROM generate_series(1, {count}) n;
+INSERT INTO accounts (external_id, stripe_customer, balance, purchase_number, created_at,
+    known_subscriptions)
+SELECT 'user-' || n, 'cus_' || n, 2000, 1, now(), jsonb_build_array(jsonb_build_object('id', 'sub_' || n,
+    'status', 'active', 'plan', 'pro', 'pending_plan', NULL, 'latest_invoice', 'in_' || n, 'quantity', 1,
+    'current_period_end', date_trunc('second', now()) + interval '20 days', 'cancel_at', NULL))
+    FROM generate_series(1, {count}) n;
 INSERT INTO invoices (id, account_id, customer, payment_intent, subscription, plan, currency,
     amount_due_minor, credits_quoted, status, version, published_version, changed_at, settled_via,
     settled_at, checks_made, created_at)
@@ -30,8 +34,8 @@ INSERT INTO reservations (account_id, key, credits, used, sources, state, expire
 SELECT n, 'old', 1, 1, '[]', 'committed', now(), now() FROM generate_series(1, {count}) n;
 INSERT INTO subscriptions (id, account_id, status, plan, quantity, latest_invoice, current_period_end,
     created_at)
-SELECT 'sub_' || n, n, 'active', 'pro', 1, 'in_' || n, now() + interval '20 days', now() - interval '40 days'
-    FROM generate_series(1, {count}) n;
+SELECT 'sub_' || n, n, 'active', 'pro', 1, 'in_' || n, date_trunc('second', now()) + interval '20 days',
+    now() - interval '40 days' FROM generate_series(1, {count}) n;
 INSERT INTO checkout_sessions (id, account_id, mode, status, payment_status, plan, quantity, customer,
     subscription, invoice, expires_at, completed_at, checks_made, created_at)
 SELECT 'cs_test_' || n, n, 'subscription', 'complete', 'paid', 'pro', 1, 'cus_' || n, 'sub_' || n, 'in_' || n,
