@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,11 +15,13 @@ import msgspec
 import pytest
 
 from paidup.db.models import Account, Invoice, StripeEvent
+from paidup.db.shared_writes import VersionedRows, write_unchanged
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.errors import StorageUnavailable, TransactionAborted
 from paidup.payments import settlement_batches
+from paidup.payments.settlements_under_way import SettlementsUnderWay
 from paidup.reconciliation.received_events import ReceivedEvents
-from paidup.reconciliation.stripe_events import store
+from paidup.reconciliation.stripe_events import Events, store
 from paidup.runtime.clock import now
 from paidup.stripe_api.events import Event
 from paidup.stripe_api.schemas import StripeInvoice, decode
@@ -126,6 +129,34 @@ async def test_events_that_change_nothing_are_stored_as_handled(
     again = [await deaf.webhook(body) for body in bodies]
     assert [(status, answer["outcome"]) for status, answer in again] == [(200, "duplicate")] * len(expected)
     assert await StripeEvent.all().order_by("id").values() == rows
+    await assert_books_balance(grants=1)
+
+
+async def test_the_event_of_a_link_waits_for_the_one_that_settles_its_invoice(
+    deaf: Paidup, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They arrive together: the link is no reason to verify then, so it is stored as handled, too."""
+    await _paid_without_webhooks(deaf, stripe_side)
+    await wait_until(lambda: Invoice.exists(published_version=1))  # nothing else changes the row
+    writing, waiting, ended = asyncio.Event(), asyncio.Event(), SettlementsUnderWay.ended
+
+    async def write(units: Sequence[VersionedRows]) -> list[bool]:
+        writing.set()
+        await waiting.wait()
+        return await write_unchanged(units)
+
+    def wait(under_way: SettlementsUnderWay, invoice: str) -> Awaitable[bool]:
+        waiting.set()
+        return ended(under_way, invoice)
+
+    monkeypatch.setattr(settlement_batches, "write_unchanged", write)
+    monkeypatch.setattr(SettlementsUnderWay, "ended", wait)
+    monkeypatch.setattr(Events, "store", None)
+    bodies = [await _body_of(stripe_side, kind) for kind in ("invoice.paid", "invoice_payment.paid")]
+    paid = asyncio.create_task(deaf.webhook(bodies[0]))
+    await wait_until(writing.is_set)
+    link = await deaf.webhook(bodies[1])
+    assert [answer["outcome"] for _, answer in (await paid, link)] == ["settled", "skipped"]
     await assert_books_balance(grants=1)
 
 

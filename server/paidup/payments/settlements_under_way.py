@@ -30,7 +30,12 @@ class SettlementsUnderWay:
             if self._ends[invoice] is end:
                 del self._ends[invoice]
 
-    async def ended(self, invoice: str) -> None:
-        """Wait until the settlement of this invoice, if there is one, has ended: `WITHIN_S` at most."""
-        if end := self._ends.get(invoice):
+    async def ended(self, invoice: str) -> bool:
+        """Wait until the settlement of this invoice, if there is one, has ended: `WITHIN_S` at most.
+
+        Returns whether there was one.
+        """
+        end = self._ends.get(invoice)
+        if end is not None:
             await asyncio.wait([end], timeout=WITHIN_S)
+        return end is not None

@@ -151,7 +151,10 @@ class ReceivedEvents:
         link = payload(event, InvoicePayment, API_VERSION)
         if link is None:
             return _Done(EventOutcome.SKIPPED)
-        return _Done(EventOutcome.SKIPPED, link.invoice) if await self._read_final(link.invoice) else None
+        is_final = await self._read_final(link.invoice)
+        if not is_final and await self._verification.under_way.ended(link.invoice):
+            is_final = await self._read_final(link.invoice)  # by the event that came beside this one
+        return _Done(EventOutcome.SKIPPED, link.invoice) if is_final else None
 
     async def _subscription(self, event: Event, row: StripeEvent) -> _Result:
         shown = payload(event, StripeSubscription, API_VERSION)
