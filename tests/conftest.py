@@ -217,7 +217,7 @@ def sandbox_url(scratch: Path) -> Iterator[str]:
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     """A session that raises where an answer of ours, or a frame, is not as docs/*.yaml describe it."""
-    async with checked_session(timeout=aiohttp.ClientTimeout(total=30)) as session:
+    async with checked_session(timeout=aiohttp.ClientTimeout(total=100)) as session:
         yield session
 
 
