@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from contextvars import Context
@@ -172,6 +173,15 @@ async def test_a_new_sqlite_file_that_another_locks_is_not_waited_for(
         async with open_database(f"sqlite://{tmp_path}/new.db"):
             assert (await connection().execute_query_dict("PRAGMA foreign_keys"))[0]["foreign_keys"] == 1
     assert len(looks) == (2 if patched else 0)
+
+
+async def test_a_connection_that_cannot_be_made_ends_its_thread(tmp_path: Path) -> None:
+    """Each of twenty: without the patch, some are faster than the test."""
+    for _ in range(20):
+        with pytest.raises(ConfigurationError, match="unable to open"):
+            async with open_database(f"sqlite://{tmp_path}"):
+                pytest.fail("opened")
+        assert [each.name for each in threading.enumerate() if "_connection_worker" in each.name] == []
 
 
 async def test_a_sqlite_file_that_stays_locked_is_given_up(tmp_path: Path) -> None:

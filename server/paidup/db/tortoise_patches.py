@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import aiosqlite
 import msgspec
 from tortoise import context as tortoise_context
 from tortoise.apps import Apps
@@ -30,6 +31,7 @@ from tortoise.migrations.schema_generator.state_apps import StateApps
 SQLITES_OWN_MS = 5_000
 """How long Python's sqlite3 waits for a lock where nothing else is said."""
 LOOKS_EACH_S = 0.02
+ENDS_WITHIN_S = 5.0
 
 
 class Patch(msgspec.Struct, frozen=True):
@@ -124,6 +126,22 @@ async def _connect_once_unlocked(self: SqliteClient, with_db: bool) -> None:
         await asyncio.sleep(LOOKS_EACH_S)
 
 
+_connect = aiosqlite.Connection._connect
+
+
+async def _connect_or_end(self: aiosqlite.Connection) -> aiosqlite.Connection:
+    """End the thread of a connection that cannot be made.
+
+    Fault: aiosqlite only tells it to end. Where the event loop is closed before, as after a command that says
+    why it fails, the thread prints "Event loop is closed" and ends by a traceback.
+    """
+    try:
+        return await _connect(self)
+    except sqlite3.Error:
+        self._thread.join(ENDS_WITHIN_S)  # it has answered, and has nothing else to do
+        raise
+
+
 def _share_models(self: StateApps, model_states: object = None) -> StateApps:
     """Let a copy of a migration's state have the same models.
 
@@ -201,6 +219,7 @@ PATCHES = [
     _patch(SqliteTransactionWrapper, "commit", _commit_or_roll_back),
     _patch(SqliteClient, "execute_many", _execute_many),
     _patch(SqliteClient, "create_connection", _connect_once_unlocked),
+    _patch(aiosqlite.Connection, "_connect", _connect_or_end),
     _patch(Apps, "_build_initial_querysets", _prepare_once),
     _patch(StateApps, "clone", _share_models),
     _patch(StateApps, "_build_initial_querysets", _prepare_no_queries),
