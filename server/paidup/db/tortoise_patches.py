@@ -121,7 +121,8 @@ async def _connect_once_unlocked(self: SqliteClient, with_db: bool) -> None:
             return await _create_connection(self, with_db)
         except sqlite3.OperationalError as error:
             await self.close()
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # or a kind of it, as BUSY_RECOVERY
+            if not busy or time.monotonic() > deadline:
                 raise
         await asyncio.sleep(LOOKS_EACH_S)
 
