@@ -48,6 +48,21 @@ def test_of_two_settlements_at_once_the_later_one_is_waited_for() -> None:
     run(main())
 
 
+def test_of_two_settlements_at_once_the_first_may_end_last() -> None:
+    async def main() -> None:
+        under_way = SettlementsUnderWay()
+
+        async def settle(seconds: float) -> None:
+            with under_way.settling("in_1"):
+                await asyncio.sleep(seconds)
+
+        await asyncio.gather(settle(0.2), settle(0.1))
+        await under_way.ended("in_1")
+        assert 0.2 <= _now() < WITHIN_S
+
+    run(main())
+
+
 def test_a_settlement_that_does_not_end_is_not_waited_for_long() -> None:
     async def main() -> None:
         under_way = SettlementsUnderWay()

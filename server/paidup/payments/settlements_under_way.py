@@ -27,7 +27,7 @@ class SettlementsUnderWay:
             yield
         finally:
             end.set_result(None)
-            if self._ends[invoice] is end:
+            if self._ends.get(invoice) is end:
                 del self._ends[invoice]
 
     async def ended(self, invoice: str) -> bool:
