@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from paidup.domain.backoff import WATCHED_DELAYS_S
+from paidup.domain.backoff import WATCHED_DEBIT_S, WATCHED_DELAYS_S
 from paidup.errors import StripeUnavailable
 from paidup.payments import verification_queue as module
 from paidup.payments.verification_queue import VerificationQueue
@@ -308,6 +308,47 @@ def test_a_check_without_a_slot_is_made_later() -> None:
         await asyncio.sleep(1)
 
     assert played(lambda: Stripe(every_s=0.1), play).checked
+
+
+@pytest.mark.parametrize("end", [CheckResult(settled=False, used_slot=True), RuntimeError("a bug")])
+def test_a_check_that_ends_before_its_slot_is_there_is_made_with_it(end: CheckResult | Exception) -> None:
+    """The database failed, or there is a bug: the invoice stays in the queue."""
+
+    class Ending(Stripe):
+        async def check(self, invoice: str, slot: Slot) -> CheckResult:
+            if self.begun:
+                return await super().check(invoice, slot)
+            self.begun.append((_now(), invoice))
+            if isinstance(end, Exception):
+                raise end
+            return end
+
+    async def play(stripe: Stripe) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        stripe.queue.add("in_1")
+        await asyncio.sleep(0.15)
+
+    checked = played(lambda: Ending(every_s=0.1), play).checked
+    assert [at for at, _ in checked] == pytest.approx([0.1])
+
+
+def test_a_check_that_was_given_up_does_not_end_the_next_one() -> None:
+    """Its lease comes late. The next check of the invoice finds that a bank debit is under way."""
+
+    class Slow(Stripe):
+        async def check(self, invoice: str, slot: Slot) -> CheckResult:
+            await asyncio.sleep(0 if self.begun else 0.1)
+            checked = await super().check(invoice, slot)
+            await asyncio.sleep(0.2)
+            return checked
+
+    async def play(stripe: Stripe) -> None:
+        stripe.result = CheckResult(settled=False, used_slot=True, takes_days=True)
+        stripe.errors = [StripeUnavailable("used up")]
+        stripe.queue.add("in_1")
+        await asyncio.sleep(WATCHED_DEBIT_S / 2)
+
+    assert len(played(lambda: Slow(every_s=0.05), play).checked) == 1
 
 
 def test_bulk_verification_starts_at_its_threshold() -> None:

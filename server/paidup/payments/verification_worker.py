@@ -84,7 +84,8 @@ class VerificationWorker:
             granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             first = self._begin_early(granted)
             slots = await self._acquire_slots()
-            granted.set_result(bool(slots) and first is not None and self._queue.take(first))
+            if not granted.done():
+                granted.set_result(bool(slots) and first is not None and self._queue.take(first))
             for number in range(slots):
                 if number and self._short_until > _time():
                     await self._queue.wait_for_first_check(SEVERAL_S / slots)
@@ -124,7 +125,8 @@ class VerificationWorker:
     async def _use_slot(self, entry: QueueEntry | None, granted: asyncio.Future[bool] | None = None) -> None:
         """Check this invoice. A check that needed no request passes the slot on to the one after.
 
-        Until `granted` is done, the slot is awaited; False: the check goes no further.
+        Until `granted` is done, the slot is awaited. False: the check goes no further, or has ended without
+        its slot; its invoice stays in the queue, where another check may have taken it.
         """
 
         async def slot() -> bool:
@@ -136,7 +138,10 @@ class VerificationWorker:
                 result = await self._checks.check(entry.invoice, slot)
                 passes_on = not result.used_slot and await slot()
             finally:
-                self._queue.finish(entry, result.settled, result.takes_days)
+                if granted is not None and not granted.done():
+                    granted.set_result(False)
+                if granted is None or granted.result():
+                    self._queue.finish(entry, result.settled, result.takes_days)
             entry = self._queue.next() if passes_on else None
 
     async def _inspect_forever(self) -> None:
@@ -148,11 +153,10 @@ class VerificationWorker:
     async def _check_in_bulk(self, invoices: list[str]) -> None:
         await self._checks.check_in_bulk(invoices)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine, name="verification-check")
         self._checking.add(task)
         task.add_done_callback(self._checking.discard)
-        return task
 
 
 def _time() -> float:
