@@ -272,6 +272,29 @@ async def test_the_next_command_waits_longer_after_one_with_many_channels(
 
 
 @pytest.mark.usefixtures("quick")
+async def test_a_browser_does_not_wait_longer_after_others_have_left(
+    pair: tuple[Hub, Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only those that connect share a command with others that do."""
+    counted: list[int] = []
+
+    def count(channels: int) -> float:
+        counted.append(channels)
+        return 0.0
+
+    monkeypatch.setattr(redis_subscriber, "_gather_s", count)
+    here, _ = pair
+    recorder, invoices = StatusRecorder(), [f"in_leaving{number}" for number in range(20)]
+    assert all(await asyncio.gather(*(here.subscribe(INVOICES, invoice, recorder) for invoice in invoices)))
+    await wait_until(lambda: sum(counted) == 20)
+    counted.clear()
+    for invoice in invoices:
+        here.unsubscribe(INVOICES, invoice, recorder)
+    await wait_until(lambda: bool(counted))
+    assert set(counted) == {0}
+
+
+@pytest.mark.usefixtures("quick")
 async def test_a_late_acknowledgement_is_a_gap(pair: tuple[Hub, Hub]) -> None:
     """A row that was read before Redis acknowledged must be read again afterwards."""
     here, _ = pair

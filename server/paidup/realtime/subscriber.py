@@ -31,7 +31,7 @@ SUBSCRIBE_BATCH_SIZE = 500
 GATHER_S, GATHER_MAX_S = 0.005, 0.02
 """Delay after each command, so that channels of browsers that connect meanwhile share the next one."""
 GATHER_PER_CHANNEL_S = 0.001
-"""The more channels a command has, the longer the next one waits: many browsers connect at once."""
+"""The more channels are subscribed to, the longer the next command waits: many browsers connect at once."""
 RESTORE_MAX_DELAY_S = 0.1
 """Upper bound of the random delay before each batch of channels is resubscribed."""
 
@@ -174,22 +174,24 @@ class RedisSubscriber:
             await self._queue_changed.wait()
             self._queue_changed.clear()
             while self._queue:
-                batch = self._queue.popleft()
+                batch, wanted = self._queue.popleft(), 0
                 try:
-                    await self._sync(connection, batch.channels)
+                    wanted = await self._sync(connection, batch.channels)
                 except TimeoutError:
                     self._restore_requested.set()
                 finally:
                     batch.resolve()
-                await asyncio.sleep(_gather_s(len(batch.channels)))
+                await asyncio.sleep(_gather_s(wanted))
 
-    async def _sync(self, connection: PubSubConnection, channels: Collection[bytes]) -> None:
+    async def _sync(self, connection: PubSubConnection, channels: Collection[bytes]) -> int:
+        """How many were subscribed to; those of browsers that have left are unsubscribed."""
         wanted = [channel for channel in channels if self._registry.has_channel(channel)]
         unwanted = [channel for channel in channels if not self._registry.has_channel(channel)]
         if wanted:
             await connection.subscribe(wanted)
         if unwanted:
             await connection.unsubscribe(unwanted)
+        return len(wanted)
 
     async def _restore_forever(self, connection: PubSubConnection) -> None:
         """Resubscribe channels from before this connection, and those that moved to this node."""
@@ -241,7 +243,7 @@ def reconnect_delay_s(failures: int) -> float:
 
 
 def _gather_s(channels: int) -> float:
-    """The delay after a command with so many channels."""
+    """The delay after so many channels were subscribed to."""
     return max(GATHER_S, min(GATHER_MAX_S, channels * GATHER_PER_CHANNEL_S))
 
 
