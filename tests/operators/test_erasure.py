@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from paidup.credits import ledger, reservations
 from paidup.credits.audit import audit_all
-from paidup.db.connection import connection, is_sqlite
+from paidup.db.connection import connection, is_sqlite, write_transaction
 from paidup.db.models import (
     Account,
     CheckoutSession,
     Correction,
     CreditGrant,
+    EntryKind,
     Invoice,
     LedgerEntry,
     StripeCustomer,
@@ -32,7 +34,7 @@ from paidup.operations.corrections import Gift
 from paidup.payments.timeline import TimelineEventType
 from paidup.runtime.clock import now
 from tests.conftest import World
-from tests.support.factories import an_invoice
+from tests.support.factories import an_account, an_invoice, granted, three_sums
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import status_with
 from tests.support.subscription_lifecycle import Life, a_life, subscription_of
@@ -270,6 +272,29 @@ async def test_a_merge_and_a_purchase_after_the_checks_are_erased_as_well(
     done = await erasure.erase(PERSON, why("T-erase"))
     assert (done.details["accounts"], done.details["events"]) == (2, 1)
     assert await columns_that_name((PERSON, "jane-2")) == set()
+
+
+async def test_credits_that_are_reserved_return_after_the_erasure(database: None) -> None:
+    """Also where the reservation has the number of an entry that was erased."""
+    account, at = await an_account(), now()
+    await granted(account, 100)
+
+    async def hold(key: str) -> None:
+        async with write_transaction():
+            own = await ledger.lock_account(account.id)
+            await reservations.reserve(own, 10, key, at + timedelta(days=1), at)
+
+    await hold("a")
+    async with write_transaction():
+        await reservations.release(await ledger.lock_account(account.id), "a", at)
+    await hold("b")
+    released = await LedgerEntry.get(kind=EntryKind.RELEASE)
+    await connection().execute_script(f"UPDATE reservations SET id = {released.id} WHERE key = 'b'")
+    await erasure.erase(account.external_id, why("T-erase"))
+    async with write_transaction():
+        own = await ledger.lock_account(account.id)
+        assert await reservations.expire_due(own, at + timedelta(days=1)) == 1
+    assert await three_sums(account.id) == (100, 100, 100)
 
 
 async def test_a_session_that_is_read_again_stays_without_its_reference(life: Life) -> None:

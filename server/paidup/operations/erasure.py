@@ -58,7 +58,8 @@ UPDATE ledger_entries SET reference = account_id || ':erased-' || id,
   reason = CASE WHEN kind = 'spend' THEN '' ELSE reason END
 WHERE account_id IN ({ids}) AND kind IN ('spend', 'reserve', 'release')
 """
-_FORGET_RESERVATIONS = "UPDATE reservations SET key = 'erased-' || id WHERE account_id IN ({ids})"
+# Another word than an entry's: where one is still held, its end has an entry whose reference is this key.
+_FORGET_RESERVATIONS = "UPDATE reservations SET key = 'erased-hold-' || id WHERE account_id IN ({ids})"
 
 
 class EventsAbout(NamedTuple):
