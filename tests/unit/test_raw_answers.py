@@ -12,6 +12,9 @@ import stripe
 from paidup.stripe_api.raw_answers import RawAnswer, RawCalls
 
 BODY = b'{"id": "in_1"}'
+ERROR = (
+    b'{"error": {"type": "invalid_request_error", "code": "lock_timeout", "message": "no", "param": "id"}}'
+)
 
 
 class Recorder(stripe.HTTPClient):
@@ -19,8 +22,9 @@ class Recorder(stripe.HTTPClient):
 
     name = "recorder"
 
-    def __init__(self, *codes: int) -> None:
+    def __init__(self, *codes: int, body: bytes = BODY) -> None:
         super().__init__()
+        self._body = body
         self.sent: list[tuple[str, str, dict[str, str], Any]] = []
         self._codes = list(codes)
 
@@ -29,7 +33,11 @@ class Recorder(stripe.HTTPClient):
     ) -> tuple[bytes, int, Mapping[str, str]]:
         self.sent.append((method, unquote(url), dict(headers), post_data))
         code = self._codes.pop(0) if self._codes else 200
-        return BODY, code, {"Request-Id": f"req_{len(self.sent)}", "request-id": f"req_{len(self.sent)}"}
+        return (
+            self._body,
+            code,
+            {"Request-Id": f"req_{len(self.sent)}", "request-id": f"req_{len(self.sent)}"},
+        )
 
     async def sleep_async(self, secs: float) -> None:
         pass
@@ -94,3 +102,18 @@ async def test_a_call_is_retried_as_the_client_is_told_unless_it_says_otherwise(
     with pytest.raises(stripe.APIError):
         await RawCalls(_client(recorder))("get", "/v1/invoices/in_1", {}, network_retries=retries)
     assert len(recorder.sent) == sent
+
+
+@pytest.mark.parametrize("body", [ERROR, BODY, b"<html>", b""])
+@pytest.mark.parametrize("code", [302, 400, 401, 402, 403, 404, 409, 429, 500])
+async def test_a_refusal_raises_what_the_sdk_raises(code: int, body: bytes) -> None:
+    """So that what is refused, unavailable or limited is told apart as before."""
+    sdks, ours = (_client(Recorder(*[code] * 3, body=body)) for _ in range(2))
+    with pytest.raises(stripe.StripeError) as expected:
+        await sdks.raw_request_async("get", "/v1/invoices/in_1")
+    with pytest.raises(stripe.StripeError) as raised:
+        await RawCalls(ours)("get", "/v1/invoices/in_1", {})
+    assert type(raised.value) is type(expected.value)
+    assert vars(raised.value).keys() == vars(expected.value).keys()
+    for name in ("args", "code", "headers", "http_body", "http_status", "json_body"):
+        assert getattr(raised.value, name) == getattr(expected.value, name)

@@ -264,7 +264,8 @@ def test_the_worker_goes_on_after_a_failure_to_get_a_slot() -> None:
         stripe.queue.add("in_1")
         await asyncio.sleep(3)
 
-    assert played(Stripe, play).checked
+    stripe = played(Stripe, play)
+    assert 1 <= len(stripe.checked) <= len(stripe.acquired)
 
 
 def test_a_check_begins_while_its_slot_is_awaited() -> None:
