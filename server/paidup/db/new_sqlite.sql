@@ -243,7 +243,6 @@ CREATE TABLE "event_deliveries" (
     CONSTRAINT "uid_event_deliv_event_i_b485dd" UNIQUE ("event_id", "endpoint_id")
 );
 CREATE INDEX "idx_event_deliv_endpoin_0da64b" ON "event_deliveries" ("endpoint_id", "next_attempt_at") WHERE state = 'pending';
-CREATE INDEX "idx_event_deliv_endpoin_e6a867" ON "event_deliveries" ("endpoint_id", "account_id", "event_id") WHERE state = 'pending';
 CREATE INDEX "idx_event_deliv_endpoin_e5b49a" ON "event_deliveries" ("endpoint_id", "id") WHERE state = 'dead';
 CREATE TABLE "audit_log" (
     "id" VARCHAR(40) NOT NULL  PRIMARY KEY,
@@ -274,6 +273,8 @@ CREATE INDEX "idx_invoices_affects_others" ON "invoices" ("account_id") WHERE af
 CREATE INDEX "idx_ledger_entr_account_4e29d9" ON "ledger_entries" ("account_id", "id");
 CREATE INDEX "idx_invoices_account_2ea634" ON "invoices" ("account_id", "status", "created_at");
 CREATE INDEX "idx_stripe_events_unhandled" ON "stripe_events" ("received_at") WHERE outcome = 'unhandled_type';
+CREATE INDEX "idx_event_deliveries_order" ON "event_deliveries" ("endpoint_id", "account_id", "event_id") WHERE state = 'pending' AND replayed_at IS NULL;
+CREATE INDEX "idx_event_deliveries_replays" ON "event_deliveries" ("endpoint_id", "account_id", "event_id") WHERE state = 'pending' AND replayed_at IS NOT NULL;
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0001_initial', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0002_life_of_a_plan', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0003_held_credits', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
@@ -304,3 +305,4 @@ INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0027_
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0028_client_references', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0029_long_histories', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0030_flat_reads', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
+INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0031_outbound_order', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));

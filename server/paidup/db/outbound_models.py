@@ -17,7 +17,11 @@ from tortoise import fields
 from tortoise.indexes import Index, PartialIndex
 from tortoise.models import Model
 
+from paidup.db.indexes import ConditionalIndex
 from paidup.db.models import Account
+
+_OF_ACCOUNT = ("endpoint_id", "account_id", "event_id")
+_PENDING = "state = 'pending'"
 
 
 class EndpointState(StrEnum):
@@ -103,8 +107,9 @@ class EventEndpoint(Model):
 class EventDelivery(Model):
     """One event's delivery to one endpoint, and how its last attempt went.
 
-    `next_attempt_at` is also its lease: the process that sends it moves that ahead. A replayed delivery
-    keeps its order among the replayed ones, and the others do not wait for it.
+    `next_attempt_at` is also its lease: the process that sends it moves that ahead. One that waits behind
+    another of its account may be put off by it: outbound/order.py. A replayed delivery keeps its order among
+    the replayed ones, and the others do not wait for it.
     """
 
     id = fields.BigIntField(primary_key=True)
@@ -139,6 +144,11 @@ class EventDelivery(Model):
         unique_together = (("event", "endpoint"),)
         indexes = (
             PartialIndex(fields=("endpoint_id", "next_attempt_at"), condition={"state": "pending"}),
-            PartialIndex(fields=("endpoint_id", "account_id", "event_id"), condition={"state": "pending"}),
+            ConditionalIndex(
+                _OF_ACCOUNT, f"{_PENDING} AND replayed_at IS NULL", "idx_event_deliveries_order"
+            ),
+            ConditionalIndex(
+                _OF_ACCOUNT, f"{_PENDING} AND replayed_at IS NOT NULL", "idx_event_deliveries_replays"
+            ),
             PartialIndex(fields=("endpoint_id", "id"), condition={"state": "dead"}),
         )

@@ -137,19 +137,19 @@ class Dispatcher:
         self._read_at = time.monotonic()
 
     async def _start_due(self, endpoint: EventEndpoint) -> bool:
-        """Claim and start what is due to this endpoint. True where it takes more than it has slots for."""
+        """Claim and start what is due to this endpoint. True where more may be due."""
         sending = self._sending.setdefault(endpoint.id, set())
         slots = 1 if endpoint.failures >= OPENS_AFTER else ENDPOINT_SLOTS
         in_all = sum(map(len, self._sending.values()))
         free = min(slots - len(sending), SLOTS - in_all)
         if free <= 0 or (endpoint.retry_at and endpoint.retry_at > now()):
             return False
-        due = await claim(endpoint.id, now(), free)
-        for each in due:
+        claimed = await claim(endpoint.id, now(), free)
+        for each in claimed.due:
             task = asyncio.create_task(self._deliver(endpoint, each), name="event-delivery")
             sending.add(task)
             task.add_done_callback(sending.discard)
-        return len(due) == free
+        return claimed.more or len(claimed.due) == free
 
     async def _deliver(self, endpoint: EventEndpoint, due: Due) -> None:
         """One attempt, and what follows from it. What fails here is tried again when its lease ends."""
@@ -186,7 +186,7 @@ class Dispatcher:
         return answer
 
     async def _record_batch(self, results: Sequence[Result]) -> list[None]:
-        await record(results)
+        await record(results, now())
         return [None] * len(results)
 
 

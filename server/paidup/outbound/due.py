@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
-from paidup.db.bulk import select_by_keys, update_many
+from paidup.db.bulk import select_by_keys, to_json, update_many
 from paidup.db.connection import connection, is_sqlite, storage_errors, write_transaction
 from paidup.db.outbound_models import DeliveryState, EventDelivery
 from paidup.domain.outbound_events import OutboundFacts
+from paidup.outbound.order import LOOKS_AT, PUT_OFF, SEEN, next_sql
 
 FAN_OUT_AT_ONCE = 500
 LEASE = timedelta(seconds=40)
@@ -42,28 +43,46 @@ WITH new AS ({_NEW} FOR NO KEY UPDATE SKIP LOCKED),
 made AS ({_DELIVERIES.format(events="new", wanted=_WANTED["postgres"])} RETURNING id),
 marked AS (UPDATE outbound_events SET fanned_out = true FROM new WHERE outbound_events.id = new.id)
 SELECT (SELECT count(*) FROM new) AS events, (SELECT count(*) FROM made) AS deliveries"""
-_DUE = """
-SELECT d.id FROM event_deliveries d
-WHERE d.state = 'pending' AND d.endpoint_id = $1 AND d.next_attempt_at <= $2
-AND NOT EXISTS (SELECT 1 FROM event_deliveries p WHERE p.state = 'pending' AND p.endpoint_id = d.endpoint_id
-    AND p.account_id = d.account_id AND p.event_id < d.event_id
-    AND (p.replayed_at IS NULL) = (d.replayed_at IS NULL))
-AND NOT EXISTS (SELECT 1 FROM outbound_events w WHERE w.fanned_out = false
-    AND w.account_id = d.account_id AND w.id < d.event_id)
-ORDER BY d.next_attempt_at, d.id LIMIT $3"""
 _FACTS = """
 d.id, d.attempts, e.message, e.id, e.type, e.created_at, a.external_id, e.version, e.balance,
 e.invoice, COALESCE(e.subscription, i.subscription), e.data"""
 _JOINED = """
 JOIN outbound_events e ON e.id = d.event_id
 LEFT JOIN accounts a ON a.id = e.account_id LEFT JOIN invoices i ON i.id = e.invoice"""
+# Only what is pending has a next attempt. Were the state named, a plan might read all that is pending.
+_FULL = f"(SELECT count(*) FROM seen) = {LOOKS_AT}"
 _CLAIM = f"""
-WITH due AS ({_DUE} FOR NO KEY UPDATE OF d SKIP LOCKED), d AS (
+WITH seen AS MATERIALIZED ({SEEN}), due AS (
+SELECT d.id FROM event_deliveries d
+WHERE d.id = ANY(ARRAY(SELECT id FROM seen WHERE COALESCE(first = id, true) AND NOT awaits))
+AND d.next_attempt_at <= $2
+ORDER BY d.next_attempt_at, d.id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED),
+first AS MATERIALIZED (
+SELECT d.id FROM event_deliveries d
+WHERE d.id = ANY(ARRAY(SELECT DISTINCT first FROM seen WHERE first <> id AND {_FULL}))
+AND d.next_attempt_at IS NOT NULL FOR SHARE SKIP LOCKED),
+behind AS (
+SELECT d.id FROM event_deliveries d
+WHERE d.id = ANY(ARRAY(SELECT s.id FROM seen s JOIN first f ON f.id = s.first WHERE s.first <> s.id))
+AND d.next_attempt_at <= $2 FOR NO KEY UPDATE SKIP LOCKED),
+put_off AS (
+UPDATE event_deliveries SET next_attempt_at = $5 WHERE id = ANY(ARRAY(SELECT id FROM behind)) RETURNING 1),
+d AS (
 UPDATE event_deliveries SET next_attempt_at = $4, last_attempt_at = $2, attempts = attempts + 1
-FROM due WHERE event_deliveries.id = due.id
+WHERE id = ANY(ARRAY(SELECT id FROM due))
 RETURNING event_deliveries.id, event_deliveries.event_id, event_deliveries.attempts)
-SELECT {_FACTS} FROM d {_JOINED} ORDER BY d.id"""
+SELECT {_FACTS}, put_off.count FROM (SELECT count(*) FROM put_off) put_off LEFT JOIN (d {_JOINED}) ON true
+ORDER BY d.id"""
 _CLAIMED = f"SELECT {_FACTS} FROM event_deliveries d {_JOINED} WHERE d.id"
+_LEASED = """
+UPDATE event_deliveries SET next_attempt_at = ?1, last_attempt_at = ?2, attempts = attempts + 1
+WHERE id IN (SELECT value FROM json_each(?3))"""
+_PUT_OFF = """
+UPDATE event_deliveries SET next_attempt_at = ?1 WHERE id IN (SELECT value FROM json_each(?2))"""
+_NEXT = {
+    "sqlite": next_sql("IN ({})", "SELECT value FROM json_each($2)").replace("$", "?"),
+    "postgres": next_sql("= ANY(ARRAY({}))", "SELECT unnest($2::bigint[])"),
+}
 _RESULT = (
     "state",
     "attempts",
@@ -84,6 +103,13 @@ class Due(msgspec.Struct, frozen=True):
     message: str
     event_id: int
     facts: OutboundFacts
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """`more`: it put deliveries off, so that others may be due that it did not look at."""
+
+    due: list[Due]
+    more: bool
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -121,39 +147,52 @@ async def fan_out(at: datetime) -> int:
     return len(waiting)
 
 
-async def claim(endpoint: int, at: datetime, limit: int) -> list[Due]:
+async def claim(endpoint: int, at: datetime, limit: int) -> Claimed:
     """Claim the deliveries to this endpoint that are due. Raises StorageUnavailable."""
     with storage_errors():
         if is_sqlite():
             return await _claim_on_sqlite(endpoint, at, limit)
-        _, found = await connection().execute_query(_CLAIM, [endpoint, at, limit, at + LEASE])
-    return [_to_due(tuple(cells)) for cells in found]
+        _, found = await connection().execute_query(_CLAIM, [endpoint, at, limit, at + LEASE, at + PUT_OFF])
+    rows = [tuple(cells) for cells in found]
+    return Claimed([_to_due(cells[:-1]) for cells in rows if cells[0] is not None], rows[0][-1] > 0)
 
 
-async def _claim_on_sqlite(endpoint: int, at: datetime, limit: int) -> list[Due]:
-    query = _DUE.replace("$", "?")
-    _, found = await connection().execute_query(query, [endpoint, at, limit])
-    if not found:
-        return []
+async def _claim_on_sqlite(endpoint: int, at: datetime, limit: int) -> Claimed:
+    due, behind = await _seen_on_sqlite(endpoint, at, limit)
+    if not due and not behind:
+        return Claimed([], False)
     async with write_transaction() as db:
-        _, found = await db.execute_query(query, [endpoint, at, limit])
-        ids = [row[0] for row in found]
-        await db.execute_query(
-            "UPDATE event_deliveries SET next_attempt_at = ?1, last_attempt_at = ?2, attempts = attempts + 1"
-            " WHERE id IN (SELECT value FROM json_each(?3))",
-            [at + LEASE, at, msgspec.json.encode(ids).decode()],
-        )
-        return [_to_due(cells) async for cells in select_by_keys(_CLAIMED, ids)]
+        due, behind = await _seen_on_sqlite(endpoint, at, limit)
+        await db.execute_query(_LEASED, [at + LEASE, at, to_json(due)])
+        if behind:
+            await db.execute_query(_PUT_OFF, [at + PUT_OFF, to_json(behind)])
+        return Claimed([_to_due(cells) async for cells in select_by_keys(_CLAIMED, due)], bool(behind))
 
 
-async def record(results: Sequence[Result]) -> None:
+async def _seen_on_sqlite(endpoint: int, at: datetime, limit: int) -> tuple[list[int], list[int]]:
+    """The ids of those that are due, and of those to put off."""
+    _, found = await connection().execute_query(f"{SEEN} ORDER BY 2, 1".replace("$", "?"), [endpoint, at])
+    seen = [tuple(cells) for cells in found]
+    due = [own for own, _, first, awaits in seen if first in (own, None) and not awaits]
+    behind = [own for own, _, first, _ in seen if first not in (own, None)] if len(seen) == LOOKS_AT else []
+    return due[:limit], behind
+
+
+async def record(results: Sequence[Result], at: datetime) -> None:
     """Record these, unless another process has made a later attempt meanwhile. Raises StorageUnavailable."""
     changes = ", ".join(f"{name} = {{{name}}}" for name in _RESULT if name != "attempts")
     where = "event_deliveries.state = 'pending'"
     where += " AND (event_deliveries.attempts = {attempts} OR {state} = 'delivered')"
     rows = [(each.delivery, *(getattr(each, name) for name in _RESULT)) for each in results]
+    over = [each.delivery for each in results if each.state is not DeliveryState.PENDING]
     with storage_errors():
         await update_many(EventDelivery, changes, where, ("id", *_RESULT), rows)
+        if not over:
+            return
+        if is_sqlite():
+            await connection().execute_query(_NEXT["sqlite"], [at, to_json(over)])
+        else:
+            await connection().execute_query(_NEXT["postgres"], [at, over])
 
 
 def _to_due(cells: tuple[Any, ...]) -> Due:

@@ -41,8 +41,11 @@ class Health:
             await row.update(failures=0, failing_since=None, retry_at=None)
             if waited:
                 log.info("event_endpoint_recovered", endpoint=endpoint.name)
-                waiting = EventDelivery.filter(endpoint_id=endpoint.id, state=DeliveryState.PENDING)
-                await waiting.filter(next_attempt_at__gt=now()).update(next_attempt_at=now())
+                # What was never tried is due, or waits behind one that was.
+                failed = EventDelivery.filter(
+                    endpoint_id=endpoint.id, state=DeliveryState.PENDING, attempts__gt=0
+                )
+                await failed.filter(next_attempt_at__gt=now()).update(next_attempt_at=now())
 
     async def _fail(self, endpoint: EventEndpoint) -> None:
         at = now()
