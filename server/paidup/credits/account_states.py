@@ -122,15 +122,14 @@ async def read_reserving(accounts: Collection[int], keys: Collection[str]) -> di
     states = _states_of(found, False)
     of_account = len(columns_of(Account))
     first = of_account + len(columns_of(CreditGrant))
-    for cells in map(tuple, found):
-        state = states[cells[0]]
-        *arrays, is_reversed = cells[first:-2]
-        columns = [array or () for array in arrays]
+    for cells in {cells[0]: tuple(cells) for cells in found}.values():  # each row of an account has them
+        state, columns = states[cells[0]], [array or () for array in cells[first:-3]]
         state.held = {unit: Held(*each) for unit, *each in zip(*columns[:3], strict=True)}
         rows = [row_of(Reservation, each, False) for each in zip(*columns[3:], strict=True)]
         state.reserved = {row.key: row for row in rows}
-        if is_reversed:
-            state.reversed |= {state.grants[cells[of_account]].invoice_id or ""}
+    for cells in map(tuple, found):
+        if cells[-3]:  # is reversed
+            states[cells[0]].reversed |= {states[cells[0]].grants[cells[of_account]].invoice_id or ""}
     return states
 
 
