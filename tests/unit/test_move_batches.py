@@ -30,6 +30,7 @@ from paidup.db.models import (
 )
 from paidup.db.outbound_models import OutboundEvent
 from paidup.db.postgres import Timeouts
+from paidup.db.unit_accounts import in_unit
 from paidup.errors import (
     InsufficientCredits,
     KeyReused,
@@ -146,6 +147,22 @@ async def test_reservations_of_many_end_together(moves: CreditMoves, ada: Accoun
     assert (account.held, (await Account.get(id=bob.id)).held) == (0, 30)
     spent = await LedgerEntry.filter(account_id=ada.id, kind=EntryKind.SPEND)
     assert [(entry.credits, entry.reason) for entry in spent] == [(-10, "work")]
+
+
+async def test_each_unit_has_its_own_reservations(moves: CreditMoves, ada: Account) -> None:
+    await granted(ada, 100)
+    invoice = await granted(ada, 0)
+    async with write_transaction():
+        tokens = in_unit(await ledger.lock_account(ada.id), "tokens")
+        await ledger.grant(tokens, invoice.id, ledger.GrantTerms(50, installment=2))
+    for unit, credits in (("", 20), ("tokens", 30), ("", 1)):
+        await moves(Reserve(ada.id, unit, credits, f"{credits}", BEGIN + DAY, BEGIN))
+    account = await Account.get(id=ada.id)
+    assert (account.held, in_unit(account, "tokens").held) == (21, 30)
+    for key in ("20", "30"):
+        await moves(Commit(ada.id, key, 5, BEGIN))
+    account = await Account.get(id=ada.id)
+    assert (account.held, in_unit(account, "tokens").held) == (1, 0)
 
 
 async def test_a_refused_one_harms_no_other_of_its_batch(
