@@ -600,3 +600,21 @@ async def test_a_payment_that_cannot_be_credited_yet_is_seen(
     granted = await services.verification.settle(facts, Source.WEBHOOK)
     assert granted.status
     assert granted.status.stage is Stage.ACTIVE
+
+
+@pytest.mark.parametrize("granted", [True, False])
+async def test_a_checkout_session_is_read_with_a_slot_only(
+    services: Services, monkeypatch: pytest.MonkeyPatch, granted: bool
+) -> None:
+    read: list[str] = []
+
+    async def slot() -> bool:
+        assert not read
+        return granted
+
+    async def verify(session: str, slot_acquired: bool) -> None:
+        read.append(session)
+
+    monkeypatch.setattr(services.checkouts, "verify", verify)
+    assert not (await services.checkouts.check("cs_1", slot)).used_slot
+    assert read == (["cs_1"] if granted else [])
