@@ -631,6 +631,35 @@ async def test_credits_that_paid_a_debt_return_to_their_own_grants(
     await books.check()
 
 
+async def test_credits_that_return_to_a_disputed_payment_from_another_are_frozen(books: Books) -> None:
+    """S25: of a refund that fails, after the other payment's credits had paid for it."""
+    refunded = await books.bill(1000)
+    await books.spend(1000, "a")
+    disputed = await books.bill(1000)
+    await books.hear(refunded, Kind.REFUND, "succeeded")
+    await books.hear(disputed, Kind.DISPUTE, "needs_response")
+    await books.hear(refunded, Kind.REFUND, "failed")
+    _, grant = await books.grants()
+    assert (await books.look(), grant.remaining, grant.frozen) == (0, 0, 1000)
+    await books.check()
+
+
+async def test_reserved_credits_that_paid_a_debt_return_frozen_where_that_payment_is_disputed(
+    books: Books,
+) -> None:
+    """S25: reserved, refunded, the debt paid by a top-up, which is disputed, the month over, released."""
+    invoice = await books.bill(2000, days=10)
+    await books.hold(500, "job")
+    await books.hear(invoice, Kind.REFUND, "succeeded")
+    disputed = await books.bill(2000)
+    await books.hear(disputed, Kind.DISPUTE, "needs_response")
+    books.at += timedelta(days=10)
+    await books.release("job")
+    _, grant = await books.grants()
+    assert (await books.look(), grant.remaining, grant.frozen) == (0, 0, 2000)
+    await books.check()
+
+
 async def test_a_partly_failed_refund_returns_what_other_grants_paid(books: Books) -> None:
     """S25: it is what one refund alone would have come to, though half of the month had expired unused."""
     invoice = await books.bill(1000, days=10)
