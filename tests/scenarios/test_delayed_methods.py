@@ -215,8 +215,15 @@ async def test_a_key_that_may_not_read_the_method_is_not_used_for_it_again(
     await wait_until(lambda: _was_read(stripe_side))
 
     async def verify_again() -> None:
-        await Invoice.all().update(next_check_at=now(), lease_expires_at=None)
-        await paidup.services.reconciler.due.invoices()
+        """Until Stripe is asked: the end of the last check's lease is written some time after the check."""
+        before = await stripe_side.calls(READ_INVOICE)
+
+        async def asked() -> bool:
+            await Invoice.all().update(next_check_at=now(), lease_expires_at=None)
+            await paidup.services.reconciler.due.invoices()
+            return await stripe_side.calls(READ_INVOICE) > before
+
+        await wait_until(asked)
 
     await verify_again()  # the refusal of the first read may not have been answered yet
     asked = await stripe_side.calls(READ_INTENT)
@@ -225,7 +232,7 @@ async def test_a_key_that_may_not_read_the_method_is_not_used_for_it_again(
     assert await stripe_side.calls(READ_INTENT) == asked <= 2
     await decide(stripe_side, purchase)
     await verify_again()
-    assert await _is_credited(ada)
+    await wait_until(lambda: _is_credited(ada))
 
 
 @pytest.mark.parametrize(("outcome", "left"), [("succeeded", 1700), ("failed", -300)])
