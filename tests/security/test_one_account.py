@@ -81,10 +81,11 @@ async def test_five_customers_activate_while_one_account_attacks(
     assert taken("request") - before <= share * (time.monotonic() - began + 2)
     assert max(waits) < 60, "a quiet machine needs a second: see docs/security.md"
     await attack
-    for kind in ("adoptions", "purchases"):
-        answers = attacker.answers[kind]
-        # On a slow machine a few more than the limit: the first ones were over a minute ago.
-        assert 0 < WAVE - answers[429] <= 100, answers
+    let_through = {kind: WAVE - attacker.answers[kind][429] for kind in ("adoptions", "purchases")}
+    # On a slow machine a few more than the limit: the first ones were over a minute ago.
+    assert all(most <= 100 for most in let_through.values()), attacker.answers
+    # One kind may have none: both wait for the account's AT_ONCE slots, for TURN_TIMEOUT_S at most.
+    assert sum(let_through.values()) > 0, attacker.answers
     assert attacker.answers["reads"] == {200: WAVE}, "what stays here is not limited"
     assert attacker.answers["sockets"][101] <= 20, "MAX_SOCKETS_PER_INVOICE"
     assert await stripe_side.calls(READ) <= 60 + 200 + 20 * HONEST, "of hundreds that were asked for"
