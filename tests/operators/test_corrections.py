@@ -12,11 +12,10 @@ from paidup.db.customers import account_id_of
 from paidup.db.models import Account, StripeEvent
 from paidup.runtime.clock import now
 from tests.conftest import World
-from tests.operators.conftest import OPERATOR_TOKEN, Run, document, paid_elsewhere
+from tests.operators.conftest import OPERATOR_TOKEN, Run, document, paid_elsewhere, parked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup
 from tests.support.stripe_sandbox import StripeSide
-from tests.support.waiting import wait_until
 
 WHY = {"by": "grace", "reason": "they asked for it"}
 
@@ -103,7 +102,7 @@ async def test_a_link_credits_what_waits_and_unlink_undoes_it(
     assert (await ada.balance(), await bob.balance()) == (0, 0)
     customer = await stripe_side.customer()
     await paid_elsewhere(stripe_side, customer)
-    await wait_until(lambda: StripeEvent.exists(error="parked: unknown_customer", type="invoice.paid"))
+    await parked(served, "unknown_customer")
     await StripeEvent.filter(handled_at__isnull=True).update(next_attempt_at=None)  # given up
     status, done = await support.post("link-customer", customer=customer, account="ada", key="T-1")
     assert (status, done["details"]["customer"]) == (200, customer)

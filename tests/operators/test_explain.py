@@ -181,7 +181,7 @@ async def test_an_unknown_customers_event_is_explained_and_settles_after_linking
     """S15: it is found by invoice and by customer, with a recommendation; a replay grants the credits."""
     customer = await stripe_side.customer()
     invoice = await paid_elsewhere(stripe_side, customer)
-    rows = await parked("unknown_customer")
+    rows = await parked(paidup, "unknown_customer")
     await timeline_written(paidup, invoice, "webhook_received")
     report = await explain_one(invoice)
     assert report.details is None

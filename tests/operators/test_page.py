@@ -240,7 +240,7 @@ async def test_a_parked_event_is_listed_with_a_recommendation(
     """S15: the page names the unknown customer, the event, the invoice and the command."""
     customer = await stripe_side.customer()
     invoice = await paid_elsewhere(stripe_side, customer)
-    rows = await parked("unknown_customer")
+    rows = await parked(with_page, "unknown_customer")
     _, page, _ = await operator.get("/operators")
     assert f"unknown_customer ({customer})" in page
     assert f"paidup replay {rows[0].id}" in page
