@@ -101,7 +101,7 @@ async def test_ten_activations_with_events_of_another_version_cost_twenty_reads(
 
     async def ten() -> None:
         for number in range(10):
-            await activate(life, life.paidup.customer(f"c{number}"))
+            await activate(life, life.paidup.customer(f"c{number}"), pay_first=True)
 
     assert await reads_of(life.stripe, ten) <= 20
     for number in range(10):

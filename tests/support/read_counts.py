@@ -34,11 +34,17 @@ async def count_reads(stripe: StripeSide) -> int:
     return sum(number for endpoint, number in counted.items() if endpoint.startswith("GET "))
 
 
-async def activate(life: Life, customer: Customer) -> None:
-    """Buy and pay with an open page, until every event is handled and nothing is due."""
+async def activate(life: Life, customer: Customer, *, pay_first: bool = False) -> None:
+    """Buy and pay with an open page, until every event is handled and nothing is due.
+
+    An open page is verified at once, which may be before Stripe has the payment, unless that is made first.
+    """
     purchase = await customer.buy()
-    async with customer.watch(purchase) as socket:
+    if pay_first:
         await life.stripe.confirm(purchase["client_secret"])
+    async with customer.watch(purchase) as socket:
+        if not pay_first:
+            await life.stripe.confirm(purchase["client_secret"])
         await status_with(socket, status="active")
     await settle_down(life)
 
