@@ -9,6 +9,7 @@ import pytest
 
 from paidup.db.models import Account, CheckoutSession, Invoice
 from paidup.domain.decisions import InvoiceStatus
+from paidup.subscriptions.open_sessions import OpenSessions
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from tests.conftest import World
 from tests.support.checkout_shop import CheckoutShop, linked
@@ -93,6 +94,25 @@ async def test_the_same_purchase_has_the_same_page_from_many_requests_at_once(
     assert {each["checkout"] for each in (*made, again)} == {made[0]["checkout"]}
     assert again["url"] == made[0]["url"]
     assert await open_pages(shop) == [made[0]["checkout"]]
+
+
+async def test_a_page_that_was_made_after_it_was_looked_for_is_the_same(
+    ada: Customer, shop: CheckoutShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S08: of two requests at once, one ends between the other's two reads."""
+    await ada.balance()
+    newest, others = OpenSessions.newest, list[dict[str, Any]]()
+
+    async def newest_before_the_other(*arguments: Any) -> CheckoutSession | None:
+        found = await newest(*arguments)
+        if not others:
+            others.append({})
+            others[0] = await opened(ada, plan="pro")
+        return found
+
+    monkeypatch.setattr(OpenSessions, "newest", newest_before_the_other)
+    assert (await opened(ada, plan="pro"))["checkout"] == others[0]["checkout"]
+    assert await open_pages(shop) == [others[0]["checkout"]]
 
 
 async def test_another_purchase_expires_the_older_page(ada: Customer, shop: CheckoutShop) -> None:

@@ -89,10 +89,14 @@ class SessionPurchases:
         pending = await self._checkout.pending(account, price if wanted.top_up else None)
         if not wanted.top_up:
             await self._refuse_running(account, pending)
-        again = await self._resume(account, purchase, price, wanted)
-        if again is not None:
-            return SessionPurchase(again, created=False)
-        account = await _as_it_is_now(account)  # its customer may be gone
+        for _ in range(MAX_TRIES):
+            number = account.purchase_number
+            again = await self._resume(account, purchase, price, wanted)
+            if again is not None:
+                return SessionPurchase(again, created=False)
+            account = await _as_it_is_now(account)  # its customer may be gone
+            if account.purchase_number == number:
+                break  # else another request may have made one, after it was looked for
         if pending is not None:
             await self._checkout.give_up_pending(account, pending)
         return SessionPurchase(await self._create(account, purchase, price, wanted), created=True)
