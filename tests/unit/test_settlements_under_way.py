@@ -12,6 +12,11 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+async def _settle(under_way: SettlementsUnderWay, seconds: float) -> None:
+    with under_way.settling("in_1"):
+        await asyncio.sleep(seconds)
+
+
 def test_a_settlement_is_waited_for_until_it_ends_or_fails() -> None:
     async def main() -> None:
         under_way = SettlementsUnderWay()
@@ -36,11 +41,7 @@ def test_of_two_settlements_at_once_the_later_one_is_waited_for() -> None:
     async def main() -> None:
         under_way = SettlementsUnderWay()
 
-        async def settle(seconds: float) -> None:
-            with under_way.settling("in_1"):
-                await asyncio.sleep(seconds)
-
-        both = [asyncio.create_task(settle(seconds)) for seconds in (0.1, 0.2)]
+        both = [asyncio.create_task(_settle(under_way, seconds)) for seconds in (0.1, 0.2)]
         await asyncio.sleep(0.15)
         await under_way.ended("in_1")
         assert all(settling.done() for settling in both)
@@ -52,11 +53,7 @@ def test_of_two_settlements_at_once_the_first_may_end_last() -> None:
     async def main() -> None:
         under_way = SettlementsUnderWay()
 
-        async def settle(seconds: float) -> None:
-            with under_way.settling("in_1"):
-                await asyncio.sleep(seconds)
-
-        await asyncio.gather(settle(0.2), settle(0.1))
+        await asyncio.gather(_settle(under_way, 0.2), _settle(under_way, 0.1))
         await under_way.ended("in_1")
         assert 0.2 <= _now() < WITHIN_S
 

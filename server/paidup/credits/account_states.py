@@ -115,8 +115,9 @@ async def read_reserving(accounts: Collection[int], keys: Collection[str]) -> di
     db = connection()
     if is_sqlite(db):
         states = await read_states(accounts)
-        for read in (read_held(states.values()), _read_reserved(states, keys), _read_reversals(states)):
-            await read
+        await read_held(states.values())
+        await _read_reserved(states, keys)
+        await _read_reversals(states)
         return states
     _, found = await db.execute_query(_read_sql(False, reserving=True), [list(accounts), list(keys)])
     states = _states_of(found, False)
