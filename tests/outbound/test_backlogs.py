@@ -12,7 +12,9 @@ import pytest
 from paidup.db.connection import connection, is_sqlite, write_transaction
 from paidup.db.outbound_models import DeliveryState, EventDelivery, EventEndpoint
 from paidup.outbound.due import LEASE, Claimed, Due, Result, claim, record
+from paidup.outbound.health import Health
 from paidup.outbound.order import LOOKS_AT, PUT_OFF
+from paidup.outbound.retries import OPENS_AFTER
 from paidup.runtime.clock import now
 from tests.support.backlogs import a_backlog, add_deliveries, an_endpoint, any_deliveries
 from tests.support.factories import an_account
@@ -83,6 +85,18 @@ async def test_what_waits_behind_another_holds_up_no_other_account(database: Non
     (event,) = await add_deliveries(endpoint, [eve], at)
     (due,) = await claim_all(endpoint, at)
     assert due.event_id == event
+
+
+async def test_an_endpoint_that_recovers_is_sent_what_failed_and_not_what_waits_behind(
+    database: None,
+) -> None:
+    at, endpoint = now(), await an_endpoint()
+    await a_backlog(endpoint, 1, LOOKS_AT + 1, at)
+    assert await claim_all(endpoint, at) == [], "all is put off"
+    endpoint.failures, endpoint.failing_since = OPENS_AFTER, at
+    await Health(timedelta(days=1)).note(endpoint, delivered=True, gone=False)
+    (due,) = await EventDelivery.filter(endpoint=endpoint, next_attempt_at__lte=now())
+    assert due.attempts == 1
 
 
 @pytest.mark.parametrize("seed", range(8))
