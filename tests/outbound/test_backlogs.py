@@ -87,6 +87,14 @@ async def test_what_waits_behind_another_holds_up_no_other_account(database: Non
     assert due.event_id == event
 
 
+async def test_nothing_is_put_off_where_a_claim_looks_at_all_that_is_due(database: None) -> None:
+    """Else each killed process could leave an account's next event to wait."""
+    at, endpoint = now(), await an_endpoint()
+    await a_backlog(endpoint, 1, LOOKS_AT, at)  # of which one waits for its retry
+    assert await claim_all(endpoint, at) == []
+    assert await EventDelivery.filter(endpoint=endpoint, next_attempt_at__lte=at).count() == LOOKS_AT - 1
+
+
 async def test_an_endpoint_that_recovers_is_sent_what_failed_and_not_what_waits_behind(
     database: None,
 ) -> None:

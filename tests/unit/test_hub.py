@@ -271,6 +271,11 @@ async def test_the_next_command_waits_longer_after_one_with_many_channels(
     assert batches == [500, 20]
 
 
+def test_after_any_number_of_channels_the_next_command_waits_for_milliseconds() -> None:
+    waits = [redis_subscriber._gather_s(channels) for channels in (0, 1, 10, 500, 100_000)]
+    assert waits == [0.005, 0.005, 0.01, 0.02, 0.02]
+
+
 @pytest.mark.usefixtures("quick")
 async def test_a_browser_does_not_wait_longer_after_others_have_left(
     pair: tuple[Hub, Hub], monkeypatch: pytest.MonkeyPatch
