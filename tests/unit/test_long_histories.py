@@ -68,6 +68,10 @@ async def test_of_very_many_grants_the_first_are_shown_and_all_pay_a_debt(
     hour = timedelta(hours=1)
     await CreditGrant.filter(id__in=earlier).update(expires_at=soon - hour, usable_until=soon)
     assert await shown_grants.expiring(account, 1) == [(soon, 590)], "all of a date, or nothing of it"
+    for hours, id in enumerate(earlier[:3], start=2):
+        await CreditGrant.filter(id=id).update(expires_at=soon - hours * hour)
+    assert await shown_grants.expiring(account, 1) == [], "of five ends of a grace, three are read"
+    assert await shown_grants.expiring(account, 3) == [(soon, 590), (later, 700)]
     await CreditGrant.filter(id__in=earlier).update(expires_at=soon)
     await CreditGrant.filter(account_id=account.id, expires_at=soon).update(usable_until=later)
     assert await shown_grants.expiring(account, 24) == [(later, 1290)], "while a renewal is awaited"
