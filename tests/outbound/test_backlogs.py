@@ -8,9 +8,12 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 
 import pytest
+from tortoise.exceptions import IntegrityError
 
 from paidup.db.connection import connection, is_sqlite, write_transaction
 from paidup.db.outbound_models import DeliveryState, EventDelivery, EventEndpoint
+from paidup.domain.outbound_events import OutboundFacts
+from paidup.errors import StorageUnavailable
 from paidup.outbound.due import LEASE, Claimed, Due, Result, claim, record
 from paidup.outbound.health import Health
 from paidup.outbound.order import LOOKS_AT, PUT_OFF
@@ -19,6 +22,7 @@ from paidup.runtime.clock import now
 from tests.support.backlogs import a_backlog, add_deliveries, an_endpoint, any_deliveries
 from tests.support.factories import an_account
 from tests.support.rows_read import counting
+from tests.support.waiting import wait_until
 
 FEW, MANY = 50, 2_000
 MORE_ROWS, MORE_STEPS = 450, 12_000
@@ -33,6 +37,18 @@ AND NOT EXISTS (SELECT 1 FROM outbound_events w WHERE w.fanned_out = false
     AND w.account_id = d.account_id AND w.id < d.event_id)
 ORDER BY d.next_attempt_at, d.id"""
 """What is due, by comparing each with each: how it was found before."""
+
+LOCK_WAIT = (
+    "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database() LIMIT 1"
+)
+FORBID_ON_SQLITE = """
+CREATE TRIGGER forbid BEFORE UPDATE ON event_deliveries WHEN old.attempts = 0
+BEGIN SELECT RAISE(FAIL, 'as if the process had ended'); END"""
+FORBID = """
+CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE 'as if the process had ended'; END $$;
+CREATE TRIGGER forbid BEFORE UPDATE ON event_deliveries FOR EACH ROW WHEN (old.attempts = 0)
+EXECUTE FUNCTION forbid()"""
 
 
 def a_result(due: Due, state: DeliveryState, next_attempt_at: datetime | None = None) -> Result:
@@ -190,6 +206,50 @@ async def test_nothing_is_put_off_behind_what_is_being_recorded(database: None) 
     assert second is not None
     assert second.next_attempt_at is not None
     assert second.next_attempt_at <= at + LEASE
+
+
+async def test_what_is_put_off_while_it_is_recorded_that_the_first_is_over_is_due(database: None) -> None:
+    """The record's statement began before, and waits for the claim's end."""
+    if is_sqlite():  # which has one writer at a time
+        return
+    at, endpoint = now(), await an_endpoint()
+    await a_backlog(endpoint, 1, LOOKS_AT + 1, at)
+    first = await EventDelivery.get(attempts=1).select_related("event")
+    facts = OutboundFacts(first.event.type, at, None, 0, 0, None, None, {})
+    over = a_result(Due(first.id, 1, "msg", first.event_id, facts), DeliveryState.DEAD)
+    put_off, recording = asyncio.Event(), asyncio.Event()
+
+    async def claim_slowly() -> None:
+        async with write_transaction():
+            assert (await claim(endpoint.id, at, 16)).more
+            put_off.set()
+            await recording.wait()
+
+    claiming = asyncio.create_task(claim_slowly())
+    await put_off.wait()
+    recorded = asyncio.create_task(record([over], at))
+    await wait_until(lambda: connection().execute_query_dict(LOCK_WAIT))
+    recording.set()
+    await asyncio.gather(claiming, recorded)
+    (second,) = (await claim(endpoint.id, at, 16)).due
+    assert second.event_id == first.event_id + 1
+
+
+async def test_nothing_is_recorded_without_what_waits_behind_it(database: None) -> None:
+    """Else it would wait for minutes where a process, or its connection, ends between the two."""
+    at, endpoint = now(), await an_endpoint()
+    first, second = await add_deliveries(endpoint, [await an_account()] * 2, at)
+    (due,) = await claim_all(endpoint, at)
+    await EventDelivery.filter(event_id=second).update(next_attempt_at=at + PUT_OFF)
+    await connection().execute_script(FORBID_ON_SQLITE if is_sqlite() else FORBID)
+    try:
+        with pytest.raises((StorageUnavailable, IntegrityError)):
+            await record([a_result(due, DeliveryState.DELIVERED)], at)
+    finally:
+        await connection().execute_script(
+            f"DROP TRIGGER forbid{'' if is_sqlite() else ' ON event_deliveries'}"
+        )
+    assert await EventDelivery.filter(event_id=first, state=DeliveryState.PENDING).exists()
 
 
 async def test_what_a_process_of_the_release_before_has_recorded_is_followed_later(database: None) -> None:

@@ -200,7 +200,7 @@ async def update_many(
         query = sqlite_update_sql(model, changes, where, tuple(columns))
         await _change_each(db, query, rows, durable)
     else:
-        query = _update_sql(model, changes, where, tuple(columns), skip_locked)
+        query = update_sql(model, changes, where, tuple(columns), skip_locked)
         await _change(db, query, to_arrays(model, columns, rows), durable)
 
 
@@ -212,9 +212,10 @@ def sqlite_update_sql(model: type[Model], changes: str, where: str, columns: tup
 
 
 @cache
-def _update_sql(
-    model: type[Model], changes: str, where: str, columns: tuple[str, ...], skip_locked: bool
+def update_sql(
+    model: type[Model], changes: str, where: str, columns: tuple[str, ...], skip_locked: bool = False
 ) -> str:
+    """The statement of `update_many` on PostgreSQL, whose parameters `to_arrays` makes."""
     table, key = model._meta.db_table, model._meta.db_pk_column
     ctes = f"given AS (SELECT * FROM {unnest_sql(model, columns)} AS given({', '.join(columns)}))"
     source = "given"

@@ -9,13 +9,16 @@ their own, since an old event must not hold up the new ones.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from paidup.db.bulk import select_by_keys, to_json, update_many
+from paidup.db import sqlite
+from paidup.db.bulk import select_by_keys, sqlite_update_sql, to_arrays, to_json, update_many, update_sql
 from paidup.db.connection import connection, is_sqlite, storage_errors, write_transaction
 from paidup.db.outbound_models import DeliveryState, EventDelivery
 from paidup.domain.outbound_events import OutboundFacts
@@ -79,11 +82,8 @@ UPDATE event_deliveries SET next_attempt_at = ?1, last_attempt_at = ?2, attempts
 WHERE id IN (SELECT value FROM json_each(?3))"""
 _PUT_OFF = """
 UPDATE event_deliveries SET next_attempt_at = ?1 WHERE id IN (SELECT value FROM json_each(?2))"""
-_NEXT = {
-    "sqlite": next_sql("IN ({})", "SELECT value FROM json_each($2)").replace("$", "?"),
-    "postgres": next_sql("= ANY(ARRAY({}))", "SELECT unnest($2::bigint[])"),
-}
 _RESULT = (
+    "id",
     "state",
     "attempts",
     "next_attempt_at",
@@ -92,6 +92,17 @@ _RESULT = (
     "answer",
     "error",
     "duration_ms",
+)
+_CHANGES = ", ".join(f"{name} = {{{name}}}" for name in _RESULT if name not in ("id", "attempts"))
+# Unless another process has made a later attempt meanwhile.
+_WHERE = """event_deliveries.state = 'pending'
+AND (event_deliveries.attempts = {attempts} OR {state} = 'delivered')"""
+_NEXT_ON_SQLITE = next_sql("IN ({})", "SELECT value FROM json_each(?2)", "?1")
+_NEXT = next_sql(
+    "= ANY(ARRAY({}))",
+    f"SELECT unnest(${len(_RESULT) + 2}::bigint[])",
+    f"${len(_RESULT) + 1}",
+    "FOR NO KEY UPDATE",
 )
 
 
@@ -179,20 +190,32 @@ async def _seen_on_sqlite(endpoint: int, at: datetime, limit: int) -> tuple[list
 
 
 async def record(results: Sequence[Result], at: datetime) -> None:
-    """Record these, unless another process has made a later attempt meanwhile. Raises StorageUnavailable."""
-    changes = ", ".join(f"{name} = {{{name}}}" for name in _RESULT if name != "attempts")
-    where = "event_deliveries.state = 'pending'"
-    where += " AND (event_deliveries.attempts = {attempts} OR {state} = 'delivered')"
-    rows = [(each.delivery, *(getattr(each, name) for name in _RESULT)) for each in results]
+    """Record these, unless another process has made a later attempt meanwhile. Raises StorageUnavailable.
+
+    What waits behind those that are over is due by the same transaction.
+    """
+    rows = [(each.delivery, *(getattr(each, name) for name in _RESULT[1:])) for each in results]
     over = [each.delivery for each in results if each.state is not DeliveryState.PENDING]
     with storage_errors():
-        await update_many(EventDelivery, changes, where, ("id", *_RESULT), rows)
         if not over:
-            return
-        if is_sqlite():
-            await connection().execute_query(_NEXT["sqlite"], [at, to_json(over)])
+            await update_many(EventDelivery, _CHANGES, _WHERE, _RESULT, rows)
+        elif is_sqlite():
+            await _record_on_sqlite(rows, over, at)
         else:
-            await connection().execute_query(_NEXT["postgres"], [at, over])
+            recorded = update_sql(EventDelivery, _CHANGES, _WHERE, _RESULT).removeprefix("WITH ")
+            values = [*to_arrays(EventDelivery, _RESULT, rows), at, over]
+            # These first, and then what is behind them, in the order of a statement that changes them all.
+            await connection().execute_query(f"WITH next AS ({_NEXT}), {recorded}", values)
+
+
+async def _record_on_sqlite(rows: Sequence[Sequence[Any]], over: Sequence[int], at: datetime) -> None:
+    query = sqlite_update_sql(EventDelivery, _CHANGES, _WHERE, _RESULT)
+
+    def change(connection: sqlite3.Connection) -> None:
+        connection.executemany(query, rows)
+        connection.execute(_NEXT_ON_SQLITE, (at, to_json(over)))
+
+    await sqlite.run(connection(), partial(sqlite.in_transaction, change))
 
 
 def _to_due(cells: tuple[Any, ...]) -> Due:
