@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from contextvars import Context
@@ -52,6 +53,21 @@ async def test_tortoises_own_transaction_waits_for_another_process(
         assert waiting.exception() is None
         assert (await KnownPrice.get(id="price_1")).unit_amount_minor == 1
     other.close()
+
+
+async def test_sqlites_log_keeps_its_file(sqlite_template: Path, tmp_path: Path) -> None:
+    """A commit that has to make it longer again waits for the file system, too."""
+    sqlite_file = tmp_path / "log.db"
+    shutil.copy(sqlite_template, sqlite_file)
+    log = f"{sqlite_file}-wal"
+    async with open_database(f"sqlite://{sqlite_file}"):
+        await connection().execute_script("CREATE TABLE big (text)")
+        await connection().execute_query("INSERT INTO big VALUES (hex(zeroblob(2000000)))")
+        size = os.stat(log).st_size
+        assert size > 4_000_000
+        await connection().execute_query("PRAGMA wal_checkpoint(RESTART)")
+        await connection().execute_query("INSERT INTO big VALUES ('small')")
+        assert os.stat(log).st_size == size
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)

@@ -41,6 +41,10 @@ from paidup.runtime.postgres_address import parse_address
 from paidup.runtime.private_files import PRIVATE_DIRECTORY, close_to_others, private_file
 
 BUSY_TIMEOUT_MS = 5_000
+SQLITE_LOG_KEPT_BYTES = 8 * 1024 * 1024
+"""Up to this size SQLite's write-ahead log keeps its file: a commit that makes it longer waits for blocks.
+SQLite begins it again after 1,000 pages, which are 4 MB.
+"""
 MODELS = ["paidup.db.models", "paidup.db.outbound_models"]
 DEFAULT_TIMEOUTS = Timeouts()
 MIGRATED_WITHIN_S = 300.0
@@ -86,6 +90,8 @@ def _sqlite(url: str) -> dict[str, Any]:
     connection = expand_db_url(url)
     credentials = connection["credentials"]
     credentials.setdefault("busy_timeout", BUSY_TIMEOUT_MS)
+    if "journal_size_limit=" not in url:  # else Tortoise has taken it; its own is 16 KiB
+        credentials["journal_size_limit"] = SQLITE_LOG_KEPT_BYTES
     if credentials["file_path"] != ":memory:":
         _restrict_permissions(Path(credentials["file_path"]))
     return connection
