@@ -82,12 +82,15 @@ def _introduce(settings: Settings, environment: dict[str, str], seconds: float) 
 
 
 def demo_environment(given: dict[str, str]) -> dict[str, str]:
-    """The environment of the demo's processes; without Stripe keys, it includes the sandbox's settings."""
+    """The environment of the demo's processes: without keys of an account, with its sandbox's settings.
+
+    `paidup init --sandbox` writes the sandbox's key into .env: it is of no account.
+    """
     environment = dict(given)
     data_dir = Path(environment.setdefault("DATA_DIR", ".paidup"))
     environment.setdefault("LOG_LEVEL", "WARNING")
     environment["RECONCILER_IN_SERVER"] = "true"
-    if environment.get("STRIPE_SECRET_KEY"):
+    if environment.get("STRIPE_SECRET_KEY", SANDBOX_KEY) != SANDBOX_KEY:
         environment.setdefault("SECRET_KEY", _stored_secrets(data_dir)["SECRET_KEY"])
         return environment
     port = environment.setdefault("PORT", "8000")

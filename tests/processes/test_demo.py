@@ -16,9 +16,12 @@ import aiohttp
 import msgspec
 import pytest
 
+from paidup.commands.initialization import init
 from paidup.errors import ConfigurationError
+from paidup.runtime.env_file import read_env_file
+from paidup.settings import ENV_FILE
 from paidup_demo.sandbox.conditions import Conditions
-from paidup_demo.supervisor import WEBHOOK_DELAY_MS, run_demo
+from paidup_demo.supervisor import WEBHOOK_DELAY_MS, demo_environment, run_demo
 from tests.support.contracts import checked_session
 from tests.support.paidup import WEBHOOK_SECRET, status_with
 from tests.support.processes import Child, alive, descendants, free_port
@@ -241,6 +244,19 @@ async def test_each_taken_port_is_named(ports: pytest.MonkeyPatch, name: str) ->
     with taken_port() as port:
         ports.setenv(name, str(port))
         with pytest.raises(ConfigurationError, match=f"{name}: 127.0.0.1:{port} is in use"):
+            await run_demo()
+
+
+async def test_the_settings_of_paidup_init_start_the_demos_own_sandbox(
+    ports: pytest.MonkeyPatch,
+) -> None:
+    """Their key is the sandbox's, of no account: the port of `paidup sandbox` is not needed."""
+    init(sandbox=True)
+    assert "STRIPE_SECRET_KEY" not in os.environ
+    assert "SANDBOX_DATA" in demo_environment(read_env_file(ENV_FILE))
+    with taken_port() as port:
+        ports.setenv("SANDBOX_PORT", str(port))
+        with pytest.raises(ConfigurationError, match=f"SANDBOX_PORT: 127.0.0.1:{port} is in use"):
             await run_demo()
 
 
