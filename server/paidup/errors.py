@@ -84,7 +84,7 @@ class InsufficientScope(NotAllowed):
     """The customer is known, but the request needs a token of another scope; `scope` names it."""
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"This needs a token with the scope {scope!r}, which stays on your backend.")
+        super().__init__(f"This needs a token with the scope '{scope}', which stays on your backend.")
         self.scope = scope
 
 

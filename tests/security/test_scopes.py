@@ -36,6 +36,7 @@ async def test_a_browser_token_cannot_move_credits(paidup: Paidup, stripe_side: 
             status, problem = await ada.call("POST", f"/api/credits/{path}", body, **claims)
             assert (status, problem["type"]) == (403, "https://paidup.dev/problems/insufficient-scope")
             assert problem["scope"] == "backend"
+            assert "with the scope 'backend'," in problem["detail"]
     committed = await ada.call("POST", "/api/credits/commit", {"credits": 500, "key": "job-1"})
     assert committed == (200, {"balance": 1500, "credits": 500, "key": "job-1"})
     assert (await ada.spend(100, "job-2"))[1]["balance"] == 1400
