@@ -280,8 +280,18 @@ def _type_problem(name: str, value: Any) -> str | None:
     try:
         msgspec.convert(value, _TYPES[name], strict=False, dec_hook=_to_path)
     except msgspec.ValidationError as error:
-        return f"{name}: {error}"
+        return f"{name}: {_expected(_TYPES[name], error)}"
     return None
+
+
+def _expected(kind: Any, error: msgspec.ValidationError) -> str:
+    if words := [word for word in get_args(kind) if isinstance(word, str)]:
+        return f"expected one of {', '.join(words)}"
+    expected = str(error).partition(", got ")[0].replace("Expected", "expected")
+    return re.sub(r"`(\w+)`", lambda found: _KINDS.get(found[1], found[0]), expected)
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 _TYPES = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
@@ -290,7 +300,7 @@ LOWER_CASE_TOO = ("HTTPS_PROXY", "NO_PROXY")
 """Other programs read these in lower case as well."""
 
 _REQUIRED = {
-    "SECRET_KEY": "it signs tickets; `openssl rand -base64 32` makes one",
+    "SECRET_KEY": "it signs tickets; `openssl rand -base64 32` makes one, and `paidup init` a whole .env",
     "STRIPE_SECRET_KEY": "sk_test_... or rk_test_... from the Stripe dashboard",
     "STRIPE_PUBLISHABLE_KEY": "pk_test_... from the Stripe dashboard",
     "STRIPE_WEBHOOK_SECRET": "whsec_... of the webhook endpoint, or what `stripe listen` prints",

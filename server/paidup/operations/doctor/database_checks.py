@@ -43,7 +43,8 @@ async def check_migrations() -> Check:
     """Compare the applied migrations with those of this release."""
     files, applied = migrations_of_this_release(), await applied_migrations()
     if missing := sorted(files - applied):
-        return fail("migrations", f"not applied: {', '.join(missing)}", "run `paidup migrate`")
+        others = f" and {len(missing) - 1} more" if missing[1:] else ""
+        return fail("migrations", f"not applied: {missing[0]}{others}", "run `paidup migrate`")
     if unknown := sorted(applied - files):
         recommendation = "deploy the release that added them: this one is older than its database"
         return warn(
