@@ -228,10 +228,11 @@ class Process:
             return CheckResult(settled=True, used_slot=True)
         return CheckResult(settled=False, used_slot=True)
 
-    async def check_in_bulk(self, invoices: list[str]) -> None:
+    async def check_in_bulk(self, invoices: list[str]) -> list[str]:
+        """None is covered: each of them has paid, or a webhook has settled it."""
         loop, world = asyncio.get_running_loop(), self._world
         if not world.with_list or loop.time() < world.listing_until:
-            return
+            return []
         world.listing_until = math.inf
         made = [int(world.payments[each].made) for each in invoices if each not in world.settled]
         settled = await bulk_verification.read_windows(
@@ -239,6 +240,7 @@ class Process:
         )
         rest = bulk_verification.PAUSE if settled else bulk_verification.LONG_PAUSE
         world.listing_until = loop.time() + rest.total_seconds()
+        return []
 
     async def _read_window(self, window: TimeWindow) -> int:
         settled, after = 0, None

@@ -76,6 +76,11 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=int, default=500, help="messages a second, for the latency")
     parser.add_argument("--connections", type=int, default=5_000, help="sockets that connect at once")
     parser.add_argument("--idle", type=float, default=10.0, help="seconds over which CPU time is measured")
+    parser.add_argument(
+        "--verified",
+        action="store_true",
+        help="measure that once more when each has been verified, which takes minutes",
+    )
     parser.add_argument("--pollers", type=int, default=100, help="clients that poll")
     parser.add_argument("--load", type=int, default=10_000, help="sockets that wait during the load test")
     parser.add_argument("--activations", type=int, default=100, help="payments a second under load")

@@ -34,6 +34,8 @@ class Stripe:
         self._rest = rest or {}
         self.states = RawArray("b", count)
         """OPEN, PAID or PROCESSING."""
+        self.verified = RawArray("b", count)
+        """1 for each invoice that was read by itself."""
         self.asked = RawValue("q")
         """Requests until now."""
         self._began = int(time.time()) - SPREAD_S
@@ -115,7 +117,9 @@ def serve_stripe(port: int, stripe: Stripe, delay_s: float = 0.0) -> None:
 
     def answer(path: str, query: str) -> dict[str, Any]:
         if path.startswith("/v1/invoices/in_"):
-            return stripe.invoice(int(path.rpartition("_")[2]), payments=True)
+            number = int(path.rpartition("_")[2])
+            stripe.verified[number] = 1
+            return stripe.invoice(number, payments=True)
         if path == "/v1/invoices":
             return stripe.paid_page(query)
         return prices if path == "/v1/prices" else nothing

@@ -43,6 +43,8 @@ from tests.support.processes import Child
 from tests.support.stripe_sandbox import sign
 
 SOCKET, POLLING = "a waiting socket", "polling each second"
+VERIFIED = "a waiting socket, once all were verified"
+VERIFIED_WITHIN_S = 900.0
 BARE = "polling a route that answers from memory"
 POLL_EVERY_S = 1.0
 CHANGES = 100
@@ -64,10 +66,15 @@ def measure_waiting(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
         f"{options.idle:g} s each"
     )
     for _ in range(options.rounds):
+        rig.stripe.verified[:] = [0] * len(rig.stripe.verified)
         with rigs.product(rig) as server:
             with load_clients(rig, server, count, samples=CHANGES) as board:
                 time.sleep(rigs.SETTLED_S)
                 _measure_customers(rig, options, server, board, figure, SOCKET)
+                if options.verified:
+                    rigs.until(lambda: sum(rig.stripe.verified[:count]) >= count, VERIFIED_WITHIN_S)
+                    time.sleep(rigs.SETTLED_S)
+                    _measure_customers(rig, options, server, board, figure, VERIFIED)
             asyncio.run(_see_payments(rig))
             with _pollers(rig, server, options.pollers) as board:
                 _measure_customers(rig, options, server, board, figure, POLLING)

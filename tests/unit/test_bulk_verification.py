@@ -80,15 +80,24 @@ class Lists:
         self.paid: list[StripeInvoice] = []
         self.settled: list[str] = []
         self.has_more = False
+        self.always_more = False
+        self.fails = False
+        self.refused = ""
 
     async def list_paid_invoices(
         self, since: int, after: str | None = None, until: int | None = None
     ) -> ListOf[StripeInvoice]:
         self.listed.append(TimeWindow(since, until))
         shown = [each for each in self.paid if since <= each.created < (until or 2**40)]
+        if self.fails:
+            raise StripeUnavailable("rate limited")
+        if self.always_more:
+            return ListOf([a_paid_invoice("in_other", since)], has_more=True)
         return ListOf([] if after else shown, has_more=self.has_more and len(self.listed) == 1)
 
     async def settle_paid(self, listed: StripeInvoice, _: Source) -> Settled:
+        if listed.id == self.refused:
+            raise StripeUnavailable("its lines are not read")
         self.settled.append(listed.id)
         await Invoice.filter(id=listed.id).update(status=InvoiceStatus.ACTIVE)
         return Settled(Outcome.SETTLED, "")
@@ -119,6 +128,49 @@ async def test_while_nobody_pays_one_page_is_read() -> None:
     assert [await lists.run(bulk, invoices) for _ in range(2)] == [windows, 1], "somebody pays: as ever"
     lists.has_more, lists.paid = True, [a_paid_invoice(invoices[3], int(begun[3].timestamp()))]
     assert (await lists.run(bulk, invoices), lists.settled) == (1 + windows, [invoices[3]])
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_pass_that_read_all_and_found_nobody_covers_what_it_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not what no list of recent invoices shows, and not where the pass has not read all of it."""
+    monkeypatch.setattr(module, "PAUSE", timedelta(0))
+    monkeypatch.setattr(module, "LONG_PAUSE", timedelta(0))
+    account, lists = await an_account(), Lists()
+    double: Any = lists
+    bulk = BulkVerification(double, double, Timeline())
+    waiting = [(await an_invoice(account)).id for _ in range(2)]
+    old = (await an_invoice(account, created_at=now() - module.RECENT)).id
+    session = (await an_invoice(account, id="cs_1")).id
+    void = (await an_invoice(account, status=InvoiceStatus.VOID)).id
+
+    async def covered() -> list[str]:
+        lists.listed.clear()
+        return sorted(await bulk.check([*waiting, old, session, void]))
+
+    for newest_page in (False, True):
+        assert await covered() == sorted(waiting), "by windows, then by the newest page"
+        assert (bulk._nobody_pays, len(lists.listed)) == (True, 1)
+        lists.fails = True
+        assert await covered() == []
+        lists.fails, bulk._nobody_pays = False, newest_page
+    lists.always_more = True
+    assert await covered() == [], "more pages than are read"
+    lists.always_more, lists.refused = False, waiting[0]
+    lists.paid = [a_paid_invoice(waiting[0], int(now().timestamp()))]
+    assert await covered() == [waiting[1]], "paid, and not settled"
+    lists.refused = ""
+    assert await covered() == [], "somebody pays"
+    lists.paid = []
+    assert await covered() == [waiting[1]]
+    monkeypatch.setattr(module, "claim_watermark", no_claim)
+    assert await covered() == [], "another process makes the pass"
+
+
+async def no_claim(*_: Any, **__: Any) -> bool:
+    return False
 
 
 @pytest.mark.usefixtures("database")

@@ -220,6 +220,34 @@ async def test_a_final_invoice_is_not_verified(
     assert stripe.requests == 0
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("intent", "awaits_payment"),
+    [
+        ("requires_payment_method", True),
+        ("requires_action", False),
+        ("processing", False),
+        ("canceled", False),
+    ],
+)
+async def test_only_an_invoice_without_any_payment_awaits_it(
+    services: Services, stripe: Stripe, row: Invoice, intent: str, awaits_payment: bool
+) -> None:
+    """Others are read one by one, however many wait: a list of paid invoices does not show their outcome."""
+    stripe.unpaid = intent
+    process = Process(services, stripe)
+    assert (await process.verification.check(row.id)).awaits_payment is awaits_payment
+    await process.verification.close()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_where_stripe_does_not_answer_nothing_is_known_of_a_payment(
+    services: Services, stripe: Stripe, row: Invoice
+) -> None:
+    stripe.error = StripeUnavailable("down")
+    assert not (await Process(services, stripe).verification.check(row.id)).awaits_payment
+
+
 async def test_an_unknown_invoice_is_not_verified(services: Services, stripe: Stripe) -> None:
     assert await Process(services, stripe).verify("in_unknown") is None
     assert stripe.requests == 0

@@ -10,6 +10,7 @@ import pytest
 
 from paidup.domain.backoff import WATCHED_DEBIT_S, WATCHED_DELAYS_S
 from paidup.errors import StripeUnavailable
+from paidup.payments import covered_retries
 from paidup.payments import verification_queue as module
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult, Checks, Slot, VerificationWorker
@@ -26,6 +27,7 @@ class Stripe:
         self.checked: list[tuple[float, str]] = []
         self.begun: list[tuple[float, str]] = []
         self.bulk: list[list[str]] = []
+        self.covers = False
         self.result = CheckResult(settled=False, used_slot=True)
         self.errors: list[Exception] = []
         self.queue = VerificationQueue()
@@ -49,8 +51,9 @@ class Stripe:
         self.checked.append((_now(), invoice))
         return self.result
 
-    async def check_in_bulk(self, invoices: list[str]) -> None:
+    async def check_in_bulk(self, invoices: list[str]) -> list[str]:
         self.bulk.append(invoices)
+        return invoices if self.covers else []
 
 
 def _now() -> float:
@@ -412,3 +415,136 @@ def test_an_invoice_not_added_at_once_is_checked_after_the_longest_pause() -> No
         assert "in_limited" in {invoice for _, invoice in stripe.checked}
 
     played(Stripe, play)
+
+
+# Retries of what bulk verification covers
+
+WAITING = 200
+AWAITS_PAYMENT = CheckResult(settled=False, used_slot=True, awaits_payment=True)
+
+
+def covering() -> Stripe:
+    """Twenty slots a second, and each pass of bulk verification finds that nobody has paid."""
+    stripe = Stripe(every_s=0.05, at_once=4)
+    stripe.result = AWAITS_PAYMENT
+    stripe.covers = True
+    return stripe
+
+
+async def a_covered_backlog(stripe: Stripe) -> None:
+    """All are checked, and then retried at the slow pace. What was checked until then is forgotten."""
+    for number in range(WAITING):
+        stripe.queue.add(f"in_{number}")
+    await asyncio.sleep(60)
+    stripe.checked.clear()
+    stripe.bulk.clear()
+
+
+def a_second(stripe: Stripe, begun: float) -> float:
+    """Checks a second since then."""
+    return len([at for at, _ in stripe.checked if at >= begun]) / (_now() - begun)
+
+
+def test_retries_of_what_bulk_verification_covers_are_rare_and_go_round() -> None:
+    """Each comes once, in order, before one comes again; and passes are still made for them all."""
+
+    async def play(stripe: Stripe) -> None:
+        await a_covered_backlog(stripe)
+        began = _now()
+        await asyncio.sleep(40)
+        assert 3 < a_second(stripe, began) <= 1 / covered_retries.CHECK_EVERY_S
+        invoices = [invoice for _, invoice in stripe.checked]
+        assert len(set(invoices)) == len(invoices) < WAITING
+        assert len(stripe.bulk) > 30
+        assert {len(invoices) for invoices in stripe.bulk} == {WAITING}
+
+    played(covering, play)
+
+
+def test_without_bulk_verification_retries_use_all_slots() -> None:
+    async def play(stripe: Stripe) -> None:
+        stripe.covers = False
+        await a_covered_backlog(stripe)
+        began = _now()
+        await asyncio.sleep(20)
+        assert a_second(stripe, began) > 5, "as many as are due"
+
+    played(covering, play)
+
+
+def test_where_passes_cover_nothing_any_more_retries_use_all_slots_again() -> None:
+    """Stripe's list fails, or has more pages than are read, or another process makes the passes."""
+
+    async def play(stripe: Stripe) -> None:
+        await a_covered_backlog(stripe)
+        stripe.covers = False
+        await asyncio.sleep(covered_retries.COVERED_S + 1)
+        began = _now()
+        await asyncio.sleep(5)
+        assert a_second(stripe, began) > 10
+
+    played(covering, play)
+
+
+def test_what_the_list_cannot_show_is_retried_as_ever() -> None:
+    """A payment that is under way or has failed: its invoice is retried after each pause."""
+
+    class Mixed(Stripe):
+        async def check(self, invoice: str, slot: Slot) -> CheckResult:
+            result = await super().check(invoice, slot)
+            return result._replace(awaits_payment=False) if invoice == "in_0" else result
+
+        async def check_in_bulk(self, invoices: list[str]) -> list[str]:
+            return [f"in_{number}" for number in range(WAITING)]
+
+    def mixed() -> Stripe:
+        stripe = Mixed(every_s=0.05, at_once=4)
+        stripe.result, stripe.covers = AWAITS_PAYMENT, True
+        return stripe
+
+    async def play(stripe: Stripe) -> None:
+        await a_covered_backlog(stripe)
+        await asyncio.sleep(5 * WATCHED_DELAYS_S[-1])
+        assert [invoice for _, invoice in stripe.checked].count("in_0") >= 4
+
+    played(mixed, play)
+
+
+def test_what_a_pass_has_not_looked_for_is_retried_at_once() -> None:
+    """It has become too old for the list meanwhile."""
+
+    async def play(stripe: Stripe) -> None:
+        await a_covered_backlog(stripe)
+        stripe.worker._bulk = asyncio.ensure_future(asyncio.sleep(60))  # no other pass meanwhile
+        last, others = "in_199", [f"in_{number}" for number in range(WAITING - 1)]
+        stripe.queue.prioritize(last)
+        await asyncio.sleep(1)
+        stripe.queue.end_bulk([*others, last])
+        await asyncio.sleep(10)
+        stripe.queue.end_bulk(others)
+        stripe.checked.clear()
+        await asyncio.sleep(1)
+        assert last in {invoice for _, invoice in stripe.checked}
+
+    played(covering, play)
+
+
+@pytest.mark.parametrize("during_a_pass", [False, True])
+def test_a_customer_who_asks_is_checked_and_retried_as_ever(during_a_pass: bool) -> None:
+    """At once, and after short pauses until the next pass: the last one may not have seen their payment."""
+
+    async def play(stripe: Stripe) -> None:
+        await a_covered_backlog(stripe)
+        stripe.worker._bulk = asyncio.ensure_future(asyncio.sleep(60))  # no other pass meanwhile
+        if during_a_pass:
+            everyone = stripe.queue.begin_bulk()
+            stripe.queue.prioritize("in_7")
+            stripe.queue.end_bulk(everyone)
+        else:
+            stripe.queue.prioritize("in_7")
+        began = _now()
+        await asyncio.sleep(5)
+        times = [at - began for at, invoice in stripe.checked if invoice == "in_7"]
+        assert times == pytest.approx([0, 0.5, 1.5, 3.5], rel=0.11, abs=0.25)
+
+    played(covering, play)

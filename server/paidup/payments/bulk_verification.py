@@ -12,7 +12,7 @@ version the webhook endpoint has, and one of another version would have to be re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
@@ -30,6 +30,7 @@ from paidup.errors import PaidupError, StorageUnavailable
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import now
+from paidup.stripe_api.checkout_schemas import is_session
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.pagination import pages
 from paidup.stripe_api.schemas import ListOf, StripeInvoice
@@ -93,36 +94,51 @@ class BulkVerification:
         """Until when no process makes a pass, as far as this one knows (the loop's time)."""
         self._created: dict[str, int] = {}
         """When the invoices of the last pass were created, where they were still open (Unix seconds)."""
+        self._listed: set[str] = set()
+        """Those that wait, and that the pass has found in Stripe's list."""
+        self._covered: list[str] = []
+        """What the pass has covered."""
 
-    async def check(self, invoices: list[str]) -> None:
-        """Settle those of the invoices, and of all others that wait, that are paid. Never raises."""
+    async def check(self, invoices: list[str]) -> Collection[str]:
+        """Settle those of the invoices, and of all others that wait, that are paid. Never raises.
+
+        Returns those that were looked for without fail, where nobody has paid: see `CoveredRetries`.
+        """
+        self._covered = []
         if asyncio.get_running_loop().time() < self._paused_until:
-            return
+            return self._covered
         try:
             await run_exclusively(partial(self._run_pass, invoices))
         except StorageUnavailable as error:
             log.warning("bulk_verification_failed", error=str(error))
+        return self._covered
 
     async def _run_pass(self, invoices: list[str]) -> int:
-        settled, all_read = 0, False
-        if self._nobody_pays and (oldest := await self._oldest(invoices)) is not None:
-            settled, all_read = await self._settle_newest(oldest - CLOCK_LEEWAY_S)
+        settled, all_read, pending = 0, False, dict[str, int]()
+        self._listed.clear()
+        if self._nobody_pays and (pending := await self._pending(invoices)):
+            settled, all_read = await self._settle_newest(min(pending.values()) - CLOCK_LEEWAY_S)
         if not all_read:
-            windows = split_into_windows(list((await pending_invoices(invoices)).values()))
-            settled += await read_windows(windows, self._settle_window)
+            pending, whole = await pending_invoices(invoices), list[TimeWindow]()
+            windows = split_into_windows(list(pending.values()))
+            settled += await read_windows(windows, partial(self._settle_window, whole))
+            all_read = len(whole) == len(windows)
         self._nobody_pays = not settled
         if self._nobody_pays:
             self._paused_until = asyncio.get_running_loop().time() + LONG_PAUSE.total_seconds()
+            if all_read:
+                unpaid = (each for each in pending if each not in self._listed)
+                self._covered = [each for each in unpaid if not is_session(each)]  # no list shows these
         log.info("bulk_verified", waiting=len(invoices), settled=settled)
         return settled
 
-    async def _oldest(self, invoices: list[str]) -> int | None:
-        """When the oldest recent one was created. Only rows are read that were not in the last such pass."""
+    async def _pending(self, invoices: list[str]) -> dict[str, int]:
+        """As `pending_invoices`, where only rows are read that were not in the last such pass."""
         read = await pending_invoices([each for each in invoices if each not in self._created])
         known = {each: self._created[each] for each in invoices if each in self._created}
         self._created = known | read
         since = (now() - RECENT).timestamp()
-        return min((at for at in self._created.values() if at >= since), default=None)
+        return {each: at for each, at in self._created.items() if at >= since}
 
     async def _settle_newest(self, since: int) -> tuple[int, bool]:
         """Settle from one page, instead of one or more for each window. Whether it shows all since then."""
@@ -133,14 +149,23 @@ class BulkVerification:
             log.warning("bulk_window_failed", since=since, error=str(error))
             return 0, False
 
-    async def _settle_window(self, window: TimeWindow) -> int:
+    async def _settle_window(self, whole: list[TimeWindow], window: TimeWindow) -> int:
+        """Settle what a window shows. Where that is all, it is added to the `whole` ones."""
+
         async def fetch(after: str | None) -> ListOf[StripeInvoice]:
             return await self._gateway.list_paid_invoices(window.since, after, until=window.until)
 
-        return sum([await self._settle_page(page) async for page in pages(fetch, MAX_PAGES_PER_WINDOW)])
+        settled, has_more = 0, False
+        async for page in pages(fetch, MAX_PAGES_PER_WINDOW):
+            settled += await self._settle_page(page)
+            has_more = page.has_more
+        if not has_more:
+            whole.append(window)
+        return settled
 
     async def _settle_page(self, page: ListOf[StripeInvoice]) -> int:
         waiting = await pending_invoices([invoice.id for invoice in page.data])
+        self._listed.update(waiting)
         return sum([await self._settle(invoice) for invoice in page.data if invoice.id in waiting])
 
     async def _settle(self, listed: StripeInvoice) -> bool:

@@ -273,7 +273,12 @@ class Verification:
             return CheckResult(False, used_slot)
         if not status.terminal and (answered or status.stage is not Stage.AWAITING_PAYMENT):
             self._hub.publish_stage(invoice, status.stage, status.version)
-        return CheckResult(status.settled, used_slot, takes_days=answered and status.processing is not None)
+        return CheckResult(
+            status.settled,
+            used_slot,
+            takes_days=answered and status.processing is not None,
+            awaits_payment=answered and status.stage is Stage.AWAITING_PAYMENT,
+        )
 
     async def _verify_leased(
         self,

@@ -2,7 +2,8 @@
 
 Newly confirmed payments come first, by arrival. An invoice that was verified before comes again
 after growing pauses, and gets every fourth slot where slots are short. Settled invoices are removed
-from the queue, so slots go to those whose webhook is late. An entry costs no task, no query and no
+from the queue, so slots go to those whose webhook is late. Retries of what bulk verification covers are
+rare. An entry costs no task, no query and no
 request: the queue is a data structure, and `VerificationWorker` works it off.
 """
 
@@ -12,10 +13,12 @@ import asyncio
 import heapq
 import random
 from collections import OrderedDict
+from collections.abc import Collection
 from contextlib import suppress
-from enum import IntEnum
 
 from paidup.domain.backoff import WATCHED_DEBIT_S, WATCHED_DELAYS_S, watched_delay_s
+from paidup.payments.covered_retries import CoveredRetries
+from paidup.payments.queue_entries import QueueEntry, Retry, State, is_valid, loop_time
 
 RETRY_SHARE = 4
 """One of so many slots is for a retry, while other invoices wait for their first check."""
@@ -26,35 +29,13 @@ BULK_THRESHOLD = 20
 """So many invoices due, the first of them for `BULK_AFTER_S`: single checks do not keep up."""
 
 
-class _State(IntEnum):
-    QUEUED = 0
-    CHECKING = 1
-    PAUSED = 2
-    SETTLED = 3
-
-
-class QueueEntry:
-    """`due_at` is when its check is, or was, due; `since` when it was first watched (the loop's time)."""
-
-    __slots__ = ("attempt", "due_at", "invoice", "since", "state", "watchers")
-
-    def __init__(self, invoice: str, at: float) -> None:
-        self.invoice = invoice
-        self.watchers = 1
-        self.attempt = 0
-        self.state = _State.PAUSED
-        self.due_at = self.since = at
-
-    def __lt__(self, other: QueueEntry) -> bool:
-        return self.since < other.since
-
-
 class VerificationQueue:
     def __init__(self) -> None:
         self._entries: dict[str, QueueEntry] = {}
         self._first_checks: OrderedDict[str, QueueEntry] = OrderedDict()
-        self._retries: list[tuple[float, QueueEntry]] = []
-        """A heap by due time. An item is valid while its entry is paused until that very time."""
+        self._retries: list[Retry] = []
+        """A heap by due time."""
+        self._covered = CoveredRetries()
         self._turn = 0
         self._changed = asyncio.Event()
 
@@ -69,7 +50,7 @@ class VerificationQueue:
         if entry is not None:
             entry.watchers += 1
         else:
-            entry = QueueEntry(invoice, _time())
+            entry = QueueEntry(invoice, loop_time())
             self._entries[invoice] = entry
             if not at_once:
                 entry.attempt = len(WATCHED_DELAYS_S)
@@ -84,9 +65,9 @@ class VerificationQueue:
         if entry.watchers == 0:
             del self._entries[invoice]
             self._first_checks.pop(invoice, None)
-            entry.state = _State.SETTLED
+            entry.state = State.SETTLED
             if len(self._retries) > 100 + 2 * len(self._entries):
-                self._retries = [item for item in self._retries if _is_valid(item)]
+                self._retries = [item for item in self._retries if is_valid(item)]
                 heapq.heapify(self._retries)
 
     def prioritize(self, invoice: str) -> None:
@@ -99,13 +80,13 @@ class VerificationQueue:
         """Nothing is left to check."""
         entry = self._entries.get(invoice)
         if entry is not None:
-            entry.state = _State.SETTLED
+            entry.state = State.SETTLED
             self._first_checks.pop(invoice, None)
 
     def is_checking(self, invoice: str) -> bool:
         """Whether the invoice is being checked, or will be as soon as there is a slot."""
         entry = self._entries.get(invoice)
-        return entry is not None and entry.state in (_State.QUEUED, _State.CHECKING)
+        return entry is not None and entry.state in (State.QUEUED, State.CHECKING)
 
     # For the worker
 
@@ -114,7 +95,7 @@ class VerificationQueue:
         while not self._first_checks:
             self._changed.clear()
             due_at = self._next_retry_at()
-            if due_at is not None and due_at <= _time():
+            if due_at is not None and due_at <= loop_time():
                 return
             try:
                 async with asyncio.timeout_at(due_at):
@@ -124,7 +105,7 @@ class VerificationQueue:
 
     async def wait_for_first_check(self, within_s: float) -> None:
         """Wait until one more first check is due, so many seconds at most."""
-        deadline, due = _time() + within_s, len(self._first_checks)
+        deadline, due = loop_time() + within_s, len(self._first_checks)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 while len(self._first_checks) <= due:
@@ -139,11 +120,11 @@ class VerificationQueue:
         """
         if self._first_checks:
             return at_most if len(self._first_checks) >= BACKLOG else 0
-        found, places, at = 0, [0], _time()
+        found, places, at = 0, [0], loop_time()
         while places and found < at_most:
             place = places.pop()
             if place < len(self._retries) and self._retries[place][0] <= at:
-                found += _is_valid(self._retries[place])
+                found += is_valid(self._retries[place])
                 places += (2 * place + 1, 2 * place + 2)  # where a heap keeps those that are due next
         return found
 
@@ -153,56 +134,66 @@ class VerificationQueue:
 
     def take(self, entry: QueueEntry) -> bool:
         """Take this entry, as `next` does. False where it is not due any more: it is settled, or was left."""
-        if entry.state is not _State.QUEUED:
+        if entry.state is not State.QUEUED:
             return False
         del self._first_checks[entry.invoice]
-        entry.state = _State.CHECKING
+        entry.state = State.CHECKING
         self._turn += 1
         return True
 
     def next(self) -> QueueEntry | None:
         """Take the entry whose check is due next; `finish` must follow. None where none is due."""
-        due_at = self._next_retry_at()
-        retry_is_due = due_at is not None and due_at <= _time()
         self._turn += 1
-        if self._first_checks and not (retry_is_due and self._turn % RETRY_SHARE == 0):
+        entry = self._take_retry() if not self._first_checks or self._turn % RETRY_SHARE == 0 else None
+        if entry is None and self._first_checks:
             entry = self._first_checks.popitem(last=False)[1]
-        elif retry_is_due:
-            entry = heapq.heappop(self._retries)[1]
-        else:
-            return None
-        entry.state = _State.CHECKING
+        if entry is not None:
+            entry.state = State.CHECKING
         return entry
 
-    def finish(self, entry: QueueEntry, settled: bool, takes_days: bool = False) -> None:
+    def finish(
+        self, entry: QueueEntry, settled: bool, takes_days: bool = False, awaits_payment: bool = False
+    ) -> None:
         """A check has ended: it settled the invoice, or is retried after a pause."""
-        if entry.state is not _State.CHECKING:
+        if entry.state is not State.CHECKING:
             return
+        entry.awaits_payment = awaits_payment
         if settled:
-            entry.state = _State.SETTLED
+            entry.state = State.SETTLED
         else:
             self._schedule_retry(entry, takes_days)
 
-    def backlog(self) -> list[str]:
-        """All invoices whose check is due, where they are too many for single checks; else none."""
-        before = _time() - BULK_AFTER_S
+    def begin_bulk(self) -> list[str]:
+        """The invoices to verify in bulk, where more are due than single checks keep up with; else none.
+
+        All whose check is due, and those that only await their payment.
+        """
+        before = loop_time() - BULK_AFTER_S
         first = next(iter(self._first_checks.values()), None)
         retry_at = self._next_retry_at()
-        if not ((first and first.due_at <= before) or (retry_at is not None and retry_at <= before)):
+        covered = self._covered.due(before)
+        overdue = (first and first.due_at <= before) or (retry_at is not None and retry_at <= before)
+        if not (covered or overdue):
             return []
-        due = [
-            entry.invoice
-            for due_at, entry in self._retries
-            if due_at <= before and entry.state is _State.PAUSED and entry.due_at == due_at
-        ]
-        waiting = [*self._first_checks, *due]
-        return waiting if len(waiting) >= BULK_THRESHOLD else []
+        paused = [retry for retry in self._retries if is_valid(retry)]
+        due = [entry.invoice for due_at, entry in paused if due_at <= before]
+        if len(self._first_checks) + len(due) + len(covered) < BULK_THRESHOLD:
+            return []
+        self._covered.begin_pass()
+        awaiting = [entry.invoice for due_at, entry in paused if due_at > before and entry.awaits_payment]
+        return [*self._first_checks, *due, *covered, *awaiting]
+
+    def end_bulk(self, covered: Collection[str]) -> None:
+        """A pass of bulk verification has covered these invoices: see `CoveredRetries`."""
+        for retry in self._covered.end_pass(covered, loop_time()):
+            self._retry_at(retry)
 
     def _check_now(self, entry: QueueEntry) -> None:
+        self._covered.uncover(entry.invoice)
         entry.attempt = 0  # short pauses again for every new watcher, or many tabs would delay the next check
-        if entry.state is _State.PAUSED:
-            entry.state = _State.QUEUED
-            entry.due_at = _time()
+        if entry.state is State.PAUSED:
+            entry.state = State.QUEUED
+            entry.due_at = loop_time()
             self._first_checks[entry.invoice] = entry
             self._changed.set()
 
@@ -210,21 +201,33 @@ class VerificationQueue:
         chance = random.random()  # noqa: S311
         delay_s = WATCHED_DEBIT_S * (1 + chance) if takes_days else watched_delay_s(entry.attempt, chance)
         entry.attempt += 1
-        entry.state = _State.PAUSED
-        entry.due_at = _time() + delay_s
-        heapq.heappush(self._retries, (entry.due_at, entry))
+        entry.state = State.PAUSED
+        entry.due_at = loop_time() + delay_s
+        self._retry_at((entry.due_at, entry))
+
+    def _retry_at(self, retry: Retry) -> None:
+        heapq.heappush(self._retries, retry)
         self._changed.set()
 
+    def _take_retry(self) -> QueueEntry | None:
+        """The entry whose retry is due next, if any."""
+        self._next_retry_at()
+        if self._retries and self._retries[0][0] <= loop_time():
+            return heapq.heappop(self._retries)[1]
+        return self._covered.take(loop_time())
+
     def _next_retry_at(self) -> float | None:
-        while self._retries and not _is_valid(self._retries[0]):
+        """When a retry is due next. Those that are due and covered are made at their own pace."""
+        at = loop_time()
+        for retry in self._covered.expired(at):
+            heapq.heappush(self._retries, retry)
+        while self._retries:
+            due_at, entry = self._retries[0]
+            if is_valid(self._retries[0]):
+                if due_at > at or not self._covered.covers(entry, at):
+                    break
+                self._covered.add(self._retries[0])
             heapq.heappop(self._retries)
-        return self._retries[0][0] if self._retries else None
-
-
-def _is_valid(item: tuple[float, QueueEntry]) -> bool:
-    due_at, entry = item
-    return entry.state is _State.PAUSED and entry.due_at == due_at
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()
+        times = [self._retries[0][0]] if self._retries else []
+        covered_at = self._covered.next_at()
+        return min([*times, covered_at] if covered_at is not None else times, default=None)

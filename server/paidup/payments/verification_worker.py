@@ -9,14 +9,15 @@ meanwhile uses the next one. A second task starts bulk verification where single
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import structlog
 
 from paidup.errors import StripeUnavailable
-from paidup.payments.verification_queue import QueueEntry, VerificationQueue
+from paidup.payments.queue_entries import QueueEntry, loop_time
+from paidup.payments.verification_queue import VerificationQueue
 from paidup.runtime.tasks import cancel_tasks
 from paidup.stripe_api.rate_limiter import SEVERAL_S
 
@@ -34,12 +35,14 @@ SHORT_S = 1.0
 class CheckResult(NamedTuple):
     """`settled`: nothing is left to check. `used_slot`: a request was made to Stripe.
 
-    `takes_days`: a bank debit is under way.
+    `takes_days`: a bank debit is under way. `awaits_payment`: Stripe showed no payment, not even one
+    that failed.
     """
 
     settled: bool
     used_slot: bool
     takes_days: bool = False
+    awaits_payment: bool = False
 
 
 Slot = Callable[[], Awaitable[bool]]
@@ -54,8 +57,11 @@ class Checks:
     """Waits for a slot of the rate limiter, so many seconds at most, or takes several: so many at most."""
     check: Callable[[str, Slot], Awaitable[CheckResult]]
     """Verifies one invoice. No request is made before its slot is there."""
-    check_in_bulk: Callable[[list[str]], Awaitable[None]]
-    """Settles those of the invoices, and of all others that wait, that Stripe lists as paid."""
+    check_in_bulk: Callable[[list[str]], Awaitable[Collection[str]]]
+    """Settles those of the invoices, and of all others that wait, that Stripe lists as paid.
+
+    Returns those that this covers, since the next time finds a payment of theirs sooner than retries would.
+    """
 
 
 class VerificationWorker:
@@ -87,7 +93,7 @@ class VerificationWorker:
             if not granted.done():
                 granted.set_result(bool(slots) and first is not None and self._queue.take(first))
             for number in range(slots):
-                if number and self._short_until > _time():
+                if number and self._short_until > loop_time():
                     await self._queue.wait_for_first_check(SEVERAL_S / slots)
                 if number or not granted.result():
                     self._spawn(self._use_slot(self._queue.next()))
@@ -99,14 +105,14 @@ class VerificationWorker:
 
         Not where slots are short: other processes could not verify an invoice that is leased and waits.
         """
-        first = self._queue.first() if self._short_until <= _time() else None
+        first = self._queue.first() if self._short_until <= loop_time() else None
         if first is not None:
             self._spawn(self._use_slot(first, granted))
         return first
 
     async def _acquire_slots(self) -> int:
         """One for a first check, or several where many checks are due. 0 where none was to be had."""
-        began = _time()
+        began = loop_time()
         try:
             slots = await self._checks.acquire_slots(
                 SLOT_TIMEOUT_S, self._queue.due_together(MAX_CONCURRENT_CHECKS)
@@ -118,8 +124,8 @@ class VerificationWorker:
             log.exception("slot_failed")  # a bug here must not end verification: customers still wait
             await asyncio.sleep(INSPECT_EVERY_S)
             slots = 0
-        if _time() - began > WAITED_S:
-            self._short_until = _time() + SHORT_S
+        if loop_time() - began > WAITED_S:
+            self._short_until = loop_time() + SHORT_S
         return slots
 
     async def _use_slot(self, entry: QueueEntry | None, granted: asyncio.Future[bool] | None = None) -> None:
@@ -141,23 +147,19 @@ class VerificationWorker:
                 if granted is not None and not granted.done():
                     granted.set_result(False)
                 if granted is None or granted.result():
-                    self._queue.finish(entry, result.settled, result.takes_days)
+                    self._queue.finish(entry, result.settled, result.takes_days, result.awaits_payment)
             entry = self._queue.next() if passes_on else None
 
     async def _inspect_forever(self) -> None:
         while True:
             await asyncio.sleep(INSPECT_EVERY_S)
-            if (self._bulk is None or self._bulk.done()) and (backlog := self._queue.backlog()):
+            if (self._bulk is None or self._bulk.done()) and (backlog := self._queue.begin_bulk()):
                 self._bulk = asyncio.create_task(self._check_in_bulk(backlog), name="verification-bulk")
 
     async def _check_in_bulk(self, invoices: list[str]) -> None:
-        await self._checks.check_in_bulk(invoices)
+        self._queue.end_bulk(await self._checks.check_in_bulk(invoices))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine, name="verification-check")
         self._checking.add(task)
         task.add_done_callback(self._checking.discard)
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()
