@@ -68,7 +68,7 @@ COMMANDS = {
     "import": Command(
         "stripe_account",
         "import_subscriptions",
-        "Take up the subscriptions that exist in Stripe already. Safe to interrupt and to run again.",
+        "Import the subscriptions that already exist in Stripe. Safe to interrupt and to run again.",
     ),
     "replay": Command(
         "events", "replay", "Handle a Stripe event (evt_...) again, or send events to your endpoints again."
@@ -86,7 +86,7 @@ COMMANDS = {
         "grant",
         "Give credits, or credit an invoice that was paid outside of Stripe. Undo: revoke.",
     ),
-    "revoke": Command("corrections", "revoke", "Take back what `paidup grant` gave."),
+    "revoke": Command("corrections", "revoke", "Take back the credits of `paidup grant`."),
     "adjust": Command(
         "corrections",
         "adjust",
@@ -95,35 +95,35 @@ COMMANDS = {
     "link-customer": Command(
         "corrections",
         "link_customer",
-        "Say whose a Stripe customer is: its payments that wait are credited. Undo: unlink-customer.",
+        "Link a Stripe customer to an account, and credit its pending payments. Undo: unlink-customer.",
     ),
     "unlink-customer": Command(
         "corrections",
         "unlink_customer",
-        "Undo link-customer. What the account has been credited stays its own.",
+        "Undo link-customer. The account keeps the credits that it was given.",
     ),
     "merge-accounts": Command(
         "corrections",
         "merge_accounts",
-        "Make all that one account has another's, which answers for it from then on. No undo.",
+        "Move all that one account has into another, which stands for both from then on. No undo.",
     ),
     "erase": Command(
-        "corrections", "erase", "Erase what names the person behind an account, and keep the books. No undo."
+        "corrections", "erase", "Erase the personal data of an account, and keep its ledger. No undo."
     ),
     "audit-log": Command(
         "corrections",
         "audit_log",
-        "List what operators have done: when, who, what and why. The newest first.",
+        "List what operators have done: when, who, what and why. Newest first.",
     ),
     "resolve": Command(
         "second_payments",
         "resolve",
-        "End the alarm about a payment that was a second one, or is nobody's: refund it, or leave it.",
+        "Resolve a payment that was made twice, or belongs to no account: refund it, or keep it.",
     ),
     "claim-link": Command(
         "claims",
         "claim_link",
-        "Make a link with which its customer, once logged in, claims a payment that belongs to nobody yet.",
+        "Create a link with which a customer who is logged in claims a payment of no account yet.",
     ),
     "endpoints": Command(
         "event_endpoints", "endpoints", "List, make and change the endpoints that events are sent to."
@@ -157,6 +157,17 @@ COMMANDS = {
 }
 
 
+SECTIONS = {
+    "Try it": "demo sandbox",
+    "Set up": "init migrate stripe-setup import backfill doctor",
+    "Run": "serve work",
+    "Inspect": "explain audit audit-log",
+    "Handle an alarm": "replay dismiss reopen resolve claim-link",
+    "Correct an account": "grant revoke adjust link-customer unlink-customer merge-accounts erase",
+    "Send events to your backend": "endpoints deliveries listen trigger",
+}
+"""The commands as `paidup --help` lists them."""
+
 PLAIN: dict[str, Any] = {
     "add_completion": False,
     "pretty_exceptions_enable": False,
@@ -173,9 +184,11 @@ class LateCommands(TyperGroup):
         return name, imported(name) if name in COMMANDS else listed, rest
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """As in TyperGroup, with the whole first line of each command's help."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+        """As in TyperGroup, by section, with the whole first line of each command's help."""
+        width = max(map(len, COMMANDS))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), COMMANDS[name].help) for name in names.split()])
 
 
 class _WhereGiven:

@@ -142,6 +142,7 @@ async def test_the_commands_do_the_same(world: World, run: Run) -> None:
     async with open_database(world.database_url):
         for name in ("ada", "bob"):
             await Account.create(external_id=name)
+    assert await run("audit-log") == (0, "No operator has changed anything.\n")
     why = ("--reason", "they asked", "--by", "grace")
     code, output = await run("grant", "ada", "--credits", "500", *why, "--key", "T-1", "--json")
     assert (code, document(output)["after"]) == (0, {"balance": 500}), output

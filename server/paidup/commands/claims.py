@@ -16,10 +16,10 @@ from paidup.settings import Settings
 
 
 def claim_link(
-    checkout: Annotated[str, typer.Argument(help="cs_...: a Checkout Session that is paid, and of nobody.")],
+    checkout: Annotated[str, typer.Argument(help="cs_...: a paid Checkout Session that has no account yet.")],
     as_json: Json = False,
 ) -> None:
-    """Make a link with which its customer, once logged in, claims a payment that belongs to nobody yet."""
+    """Create a link with which a customer who is logged in claims a payment of no account yet."""
     link = run(_make(quiet_settings(), checkout))
     if as_json:
         print_json(link)

@@ -22,15 +22,13 @@ from paidup.operations.dismissal import current_user
 from paidup.services import open_services
 from paidup.settings import Settings
 
-Reason = Annotated[
-    str, typer.Option(help="Why. It is kept in the audit log, and the customer is not shown it.")
-]
+Reason = Annotated[str, typer.Option(help="Why, for the audit log. The customer does not see it.")]
 Key = Annotated[
-    str, typer.Option(help="A key of yours, such as a ticket's number: under it, it is done once.")
+    str, typer.Option(help="Idempotency key, such as a ticket's number: it is done once for each.")
 ]
 By = Annotated[str, typer.Option(help="Who decided it. Default: your user name here.")]
 AccountId = Annotated[str, typer.Argument(help="Your user id.")]
-Unit = Annotated[str, typer.Option(help="Of which unit, one of the plans file's. Default: its first.")]
+Unit = Annotated[str, typer.Option(help="The unit, one of plans.toml. Default: its first.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Work = Callable[[OperatorActions], Awaitable[Corrected]]
 
@@ -102,7 +100,7 @@ def revoke(
     by: By = "",
     as_json: Json = False,
 ) -> None:
-    """Take back what `paidup grant` gave."""
+    """Take back the credits of `paidup grant`."""
 
     async def work(actions: OperatorActions) -> Corrected:
         return await actions.revoke(granted, instruction(by, reason, key), spent)
@@ -112,7 +110,7 @@ def revoke(
 
 def adjust(  # noqa: PLR0913 - a command's parameters are its options
     account: AccountId,
-    credits: Annotated[int, typer.Option(help="How many more, or, below zero, fewer: --credits=-50.")],
+    credits: Annotated[int, typer.Option(help="How many more, or fewer: --credits=-50.")],
     reason: Reason,
     key: Key,
     allow_debt: Annotated[bool, typer.Option("--allow-debt", help="Also below a balance of zero.")] = False,
@@ -131,14 +129,16 @@ def adjust(  # noqa: PLR0913 - a command's parameters are its options
 
 def audit_log(
     account: Annotated[str, typer.Argument(help="Your user id. Default: all.")] = "",
-    limit: Annotated[int, typer.Option(help="The newest this many.", min=1, max=10_000)] = 100,
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=10_000)] = 100,
     as_json: Json = False,
 ) -> None:
-    """List what operators have done: when, who, what and why. The newest first."""
+    """List what operators have done: when, who, what and why. Newest first."""
     found = run(with_database(quiet_settings(), _listed(account, limit)))
     if as_json:
         print_json({"corrections": found})
         return
+    if not found:
+        console.print("No operator has changed anything.")
     for each in found:
         about = each.account or each.details.get("endpoint")
         console.print(f"{about}: {each.summary}" if about else each.summary, markup=False, highlight=False)
@@ -153,14 +153,14 @@ async def _listed(account: str, limit: int) -> list[Corrected]:
 
 
 def link_customer(
-    customer: Annotated[str, typer.Argument(help="cus_...: a Stripe customer of nobody's.")],
+    customer: Annotated[str, typer.Argument(help="cus_...: a Stripe customer that has no account yet.")],
     account: AccountId,
     reason: Reason,
     key: Key,
     by: By = "",
     as_json: Json = False,
 ) -> None:
-    """Say whose a Stripe customer is: its payments that wait are credited. Undo: unlink-customer."""
+    """Link a Stripe customer to an account, and credit its pending payments. Undo: unlink-customer."""
 
     async def work(actions: OperatorActions) -> Corrected:
         return await actions.link_customer(customer, account, instruction(by, reason, key))
@@ -176,7 +176,7 @@ def unlink_customer(
     by: By = "",
     as_json: Json = False,
 ) -> None:
-    """Undo link-customer. What the account has been credited stays its own."""
+    """Undo link-customer. The account keeps the credits that it was given."""
 
     async def work(actions: OperatorActions) -> Corrected:
         return await actions.unlink_customer(customer, account, instruction(by, reason, key))
@@ -186,14 +186,14 @@ def unlink_customer(
 
 def merge_accounts(
     into: Annotated[str, typer.Argument(help="Your user id: the account that stays.")],
-    merged: Annotated[str, typer.Argument(help="Your user id: the account that becomes a part of it.")],
+    merged: Annotated[str, typer.Argument(help="Your user id: the account that is moved into it.")],
     reason: Reason,
     key: Key,
     yes: Yes = False,
     by: By = "",
     as_json: Json = False,
 ) -> None:
-    """Make all that one account has another's, which answers for it from then on. No undo."""
+    """Move all that one account has into another, which stands for both from then on. No undo."""
     confirm(yes, f"Merge {merged!r} into {into!r}? This cannot be undone.")
 
     async def work(actions: OperatorActions) -> Corrected:
@@ -213,7 +213,7 @@ def erase(
     by: By = "",
     as_json: Json = False,
 ) -> None:
-    """Erase what names the person behind an account, and keep the books. No undo."""
+    """Erase the personal data of an account, and keep its ledger. No undo."""
     confirm(yes, f"Erase the person behind {account!r}? This cannot be undone.")
 
     async def work(actions: OperatorActions) -> Corrected:

@@ -47,7 +47,7 @@ deliveries = typer.Typer(
 
 @endpoints.command("list")
 def list_endpoints(as_json: Json = False) -> None:
-    """List the endpoints, with how many deliveries are pending and given up."""
+    """List the endpoints, with their pending and dead deliveries."""
     found = _run(quiet_settings(), event_endpoints.list_endpoints())
     if as_json:
         print_json({"endpoints": found})

@@ -69,7 +69,7 @@ def doctor(
 
 def audit(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Correct what accounts' rows repeat of others; no balance.")
+        bool, typer.Option("--repair", help="Correct the copies in accounts' rows; no balance.")
     ] = False,
     as_json: Json = False,
 ) -> None:

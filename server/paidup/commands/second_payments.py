@@ -27,7 +27,7 @@ def resolve(
     keep: Annotated[bool, typer.Option("--keep", help="Both are wanted: change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """End the alarm about a payment that was a second one, or is nobody's: refund it, or leave it."""
+    """Resolve a payment that was made twice, or belongs to no account: refund it, or keep it."""
     wanted = [remedy for remedy, given in zip(Remedy, (refund, credit, keep), strict=True) if given]
     if len(wanted) != 1:
         raise InvalidInput("Say what to do: --refund, --credit or --keep.")

@@ -89,7 +89,7 @@ def import_subscriptions(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Take up the subscriptions that exist in Stripe already. Safe to interrupt and to run again."""
+    """Import the subscriptions that already exist in Stripe. Safe to interrupt and to run again."""
     options = ImportOptions(account_metadata, credit_current_period, dry_run)
     report = ImportReport()
     try:
