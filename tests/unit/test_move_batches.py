@@ -46,7 +46,7 @@ from tests.support.waiting import wait_until
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
 DAY = timedelta(days=1)
 ON_POSTGRES = pytest.mark.parametrize("module_database_url", ["postgres"], indirect=True)
-"""SQLite has one lock for all, under which it reads and writes."""
+"""SQLite has one lock for all, under which it writes."""
 
 
 @pytest.fixture
@@ -315,6 +315,26 @@ async def test_a_move_reads_no_table_that_grows(moves: CreditMoves, ada: Account
     assert not [plan for plan in plans if re.match(f"SCAN ({'|'.join(growing_tables())})", plan)]
 
 
+@pytest.mark.parametrize("module_database_url", ["sqlite"], indirect=True)
+async def test_a_move_is_two_calls_of_sqlites_thread(
+    moves: CreditMoves, ada: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for a turn of the event loop, with all that the loop has to do."""
+    await granted(ada, 100)
+    client: Any = connection()
+    execute, calls = client._connection._execute, list[Any]()
+
+    async def noted(*call: Any) -> Any:
+        calls.append(call)
+        return await execute(*call)
+
+    monkeypatch.setattr(client._connection, "_execute", noted)
+    for move in (spend(ada, 1, "a"), reserve(ada, 2, "b"), Commit(ada.id, "b", 1, BEGIN)):
+        calls.clear()
+        await moves(move)
+        assert len(calls) == 2
+
+
 async def test_each_changed_balance_is_published(ada: Account, gate: Gate) -> None:
     """Once for each transaction, with the newest."""
     told = []
@@ -398,7 +418,6 @@ async def end_grants(account: Account) -> None:
         await CreditGrant.filter(account_id=account.id).update(expires_at=BEGIN)
 
 
-@ON_POSTGRES
 @pytest.mark.parametrize(
     ("meanwhile", "answer"),
     [
@@ -430,7 +449,6 @@ async def test_what_another_process_changes_meanwhile_is_seen(
     assert balance == entries == live
 
 
-@ON_POSTGRES
 async def test_a_reservation_that_another_process_expires_meanwhile_can_be_spent(
     moves: CreditMoves, ada: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:

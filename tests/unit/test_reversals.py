@@ -436,7 +436,6 @@ async def test_frozen_credits_cannot_be_spent_and_do_not_expire(books: Books) ->
     await books.check()
 
 
-@pytest.mark.parametrize("module_database_url", ["postgres"], indirect=True)
 async def test_a_commit_that_was_decided_before_a_dispute_returns_frozen_credits(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Reads what spends and reservations of several accounts depend on, without waiting for a lock.
 
-On PostgreSQL this is one statement, for any number of accounts; and where a refusal depends on more, another.
+On PostgreSQL this is one statement, for any number of accounts, and on SQLite one call of the connection's
+thread; and where a refusal depends on more, another.
 """
 
 # ruff: noqa: S608 - statements are made of the models' names and of constants, never of a value
@@ -13,10 +14,12 @@ from functools import cache
 from typing import Any
 
 import msgspec
+from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from paidup.credits import ledger
 from paidup.credits.moves import GrantPortion, spending_order
+from paidup.db import sqlite
 from paidup.db.bulk import quote_names, to_json
 from paidup.db.connection import connection, is_sqlite
 from paidup.db.instances import columns_of, row_of
@@ -46,13 +49,14 @@ class AccountState(msgspec.Struct):
     """An account as it was read: its grants that hold credits, of all units, and the changes to write.
 
     Of very many grants only the first that are spent are read, and those that roll over.
-    `version`, and `versions` of the grants, are PostgreSQL's xmin. The rest is read by the functions below.
+    `version`, and `versions` of the grants, are PostgreSQL's xmin, and on SQLite all that the row had. What
+    else there is, the functions below read.
     """
 
     account: Account
-    version: str
+    version: Any
     grants: dict[int, CreditGrant] = {}
-    versions: dict[int, str] = {}
+    versions: dict[int, Any] = {}
     reserved: dict[str, Reservation] = {}
     held: dict[str, Held] = {}
     reversed: frozenset[str] = frozenset()
@@ -108,17 +112,10 @@ async def read_states(accounts: Collection[int]) -> dict[int, AccountState]:
 
 
 async def read_reserving(accounts: Collection[int], keys: Collection[str]) -> dict[int, AccountState]:
-    """Like `read_states`, with what their reservations hold, those of these keys, and what is reversed.
-
-    On SQLite it needs a transaction.
-    """
+    """Like `read_states`, with what their reservations hold, those of these keys, and what is reversed."""
     db = connection()
     if is_sqlite(db):
-        states = await read_states(accounts)
-        await read_held(states.values())
-        await _read_reserved(states, keys)
-        await _read_reversals(states)
-        return states
+        return await _read_reserving(db, _keys(accounts, True), _keys(keys, True))
     _, found = await db.execute_query(_read_sql(False, reserving=True), [list(accounts), list(keys)])
     states = _states_of(found, False)
     of_account = len(columns_of(Account))
@@ -141,10 +138,12 @@ def _states_of(found: Iterable[Any], sqlite: bool) -> dict[int, AccountState]:
         state = states.get(cells[0])
         if state is None:
             account = row_of(Account, cells[:of_account], sqlite)
-            state = states[cells[0]] = AccountState(account, cells[-2])
+            version = cells[:of_account] if sqlite else cells[-2]
+            state = states[cells[0]] = AccountState(account, version)
         if cells[of_account] is not None:  # its id
-            grant = row_of(CreditGrant, cells[of_account : of_account + of_grant], sqlite)
-            state.grants[grant.id], state.versions[grant.id] = grant, cells[-1]
+            own = cells[of_account : of_account + of_grant]
+            grant = row_of(CreditGrant, own, sqlite)
+            state.grants[grant.id], state.versions[grant.id] = grant, own if sqlite else cells[-1]
     return states
 
 
@@ -195,52 +194,59 @@ def _reservations_sql() -> str:
 async def read_held(states: Collection[AccountState]) -> None:
     """Read into the states what their reservations hold, and whether the accounts have changed since."""
     db, by_id = connection(), {state.account.id: state for state in states}
-    sqlite = is_sqlite(db)
+    if is_sqlite(db):
+        given = _keys(by_id, True)
+        accounts, held = await sqlite.read(db, (_accounts_sql(), [given]), (_HELD_ON_SQLITE, [given]))
+        for cells in accounts:
+            by_id[cells[0]].has_changed |= cells != by_id[cells[0]].version
+        _note_held(by_id, held)
+        return
+    _, found = await db.execute_query(_HELD_ON_POSTGRES, [list(by_id)])
+    for account, seen, *_ in map(tuple, found):
+        by_id[account].has_changed |= seen != by_id[account].version
+    _note_held(by_id, ((account, *cells) for account, _, *cells in map(tuple, found)))
+
+
+def _note_held(states: dict[int, AccountState], found: Iterable[tuple[Any, ...]]) -> None:
     to_time = Reservation._meta.fields_map["expires_at"].to_python_value
-    _, found = await db.execute_query(_held_sql(sqlite), [_keys(by_id, sqlite)])
-    for account, seen, unit, credits, first_end in map(tuple, found):
-        state = by_id[account]
-        state.has_changed |= seen != state.version
+    for account, unit, credits, first_end in found:
         if unit is not None:
-            state.held[unit] = Held(int(credits), to_time(first_end))
+            states[account].held[unit] = Held(int(credits), to_time(first_end))
+
+
+async def _read_reserving(db: BaseDBAsyncClient, accounts: str, keys: str) -> dict[int, AccountState]:
+    """On SQLite: `accounts` and `keys` are lists as JSON."""
+    found, held, named, reversed = await sqlite.read(
+        db,
+        (_read_sql(True), [accounts]),
+        (_HELD_ON_SQLITE, [accounts]),
+        (_reserved_sql(), [accounts, keys]),
+        (f"SELECT id FROM accounts WHERE id {_is_one_of(True)} AND {_HAS_REVERSED}", [accounts]),
+    )
+    states = _states_of(found, True)
+    _note_held(states, held)
+    for row in (row_of(Reservation, cells, True) for cells in named):
+        states[row.account_id].reserved[row.key] = row
+    having = [states[cells[0]] for cells in reversed]
+    if given := {invoice for state in having for invoice in state.invoices_of_reserved()}:
+        query = f"SELECT id FROM invoices WHERE id {_is_one_of(True)} AND {_REVERSED}"
+        (found,) = await sqlite.read(db, (query, [to_json(list(given))]))
+        for state in having:
+            state.reversed = frozenset(cells[0] for cells in found)
+    return states
 
 
 @cache
-def _held_sql(sqlite: bool) -> str:
-    sums = "unit, SUM(credits), MIN(expires_at)"
-    held = f"FROM reservations WHERE {_HELD}"
-    if sqlite:
-        return f"SELECT account_id, '', {sums} {held} {_is_one_of(sqlite)} GROUP BY account_id, unit"
-    own = f"LATERAL (SELECT {sums} {held} = accounts.id GROUP BY unit) AS own ON TRUE"
-    seen = f"SELECT accounts.id, accounts.xmin::text, own.* FROM accounts LEFT JOIN {own}"
-    return f"{seen} WHERE accounts.id {_is_one_of(sqlite)}"
+def _accounts_sql() -> str:
+    return f"SELECT {quote_names(columns_of(Account))} FROM accounts WHERE id {_is_one_of(True)}"
 
 
-async def _read_reserved(states: dict[int, AccountState], keys: Collection[str]) -> None:
-    """On SQLite: read into the states their reservations of these keys."""
+@cache
+def _reserved_sql() -> str:
     # Else it would read all reservations of the accounts.
     given = "json_each(?1) AS account CROSS JOIN json_each(?2) AS named CROSS JOIN reservations AS own"
     named = f"SELECT own.id FROM {given} ON own.account_id = account.value AND own.key = named.value"
-    query = f"SELECT {quote_names(columns_of(Reservation))} FROM reservations WHERE id IN ({named})"
-    _, found = await connection().execute_query(query, [to_json(list(states)), to_json(list(keys))])
-    for row in (row_of(Reservation, tuple(cells), True) for cells in found):
-        states[row.account_id].reserved[row.key] = row
-
-
-async def _read_reversals(states: dict[int, AccountState]) -> None:
-    """On SQLite: read into the states which of their reservations' credits are of invoices with reversals.
-
-    Most accounts have no such invoice at all, which an index tells.
-    """
-    query = f"SELECT id FROM accounts WHERE id {_is_one_of(True)} AND {_HAS_REVERSED}"
-    _, found = await connection().execute_query(query, [to_json(list(states))])
-    having = [states[cells[0]] for cells in found]
-    given = {invoice for state in having for invoice in state.invoices_of_reserved()}
-    if given:
-        query = f"SELECT id FROM invoices WHERE id {_is_one_of(True)} AND {_REVERSED}"
-        _, found = await connection().execute_query(query, [to_json(list(given))])
-        for state in having:
-            state.reversed = frozenset(cells[0] for cells in found)
+    return f"SELECT {quote_names(columns_of(Reservation))} FROM reservations WHERE id IN ({named})"
 
 
 async def read_spent(states: Collection[AccountState], references: Collection[str]) -> None:
@@ -266,3 +272,12 @@ def _is_one_of(sqlite: bool, number: int = 1, kind: str = "bigint") -> str:
 
 def _keys(keys: Collection[Any], sqlite: bool) -> Any:
     return to_json(list(keys)) if sqlite else list(keys)
+
+
+_HELD_SUMS = f"unit, SUM(credits), MIN(expires_at) FROM reservations WHERE {_HELD}"
+_HELD_ON_SQLITE = f"SELECT account_id, {_HELD_SUMS} {_is_one_of(True)} GROUP BY account_id, unit"
+_HELD_ON_POSTGRES = (
+    "SELECT accounts.id, accounts.xmin::text, own.* FROM accounts"
+    f" LEFT JOIN LATERAL (SELECT {_HELD_SUMS} = accounts.id GROUP BY unit) AS own ON TRUE"
+    f" WHERE accounts.id {_is_one_of(False)}"
+)

@@ -2,23 +2,26 @@
 
 The rows of one account are written together or not at all: not where one of them has changed since it was
 read, is locked by another transaction, or an entry of the same kind and reference exists. On PostgreSQL this
-is one statement, for any number of accounts.
+is one statement, on SQLite one transaction, for any number of accounts.
 """
 
 # ruff: noqa: S608 - statements are made of the models' names and of constants, never of a value
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from tortoise.models import Model
 
 from paidup.credits.account_states import AccountState
+from paidup.db import sqlite
 from paidup.db.bulk import quote_names, to_arrays, to_parameters, unnest_sql
 from paidup.db.connection import connection, is_sqlite
 from paidup.db.models import Account, CreditGrant, LedgerEntry, Reservation
+from paidup.db.shared_writes import read_again
 from paidup.db.unit_of_work import insert_columns
 
 _BALANCE = ("id", "balance", "held", "version", "unit_balances")
@@ -29,12 +32,14 @@ _ENDED = ("id", "account_id", "state", "used")
 async def write_states(states: Collection[AccountState]) -> set[int]:
     """Write the changes of each account by itself. Returns the accounts whose changes are written.
 
-    Raises IntegrityError, with nothing written. On SQLite it needs a transaction that has read them.
+    Raises IntegrityError, with nothing written.
     """
     changed = [state for state in states if not state.writes.empty]
     if not changed:
         return set()
-    return await (_write_rows(changed) if is_sqlite() else _write_at_once(changed))
+    if is_sqlite(db := connection()):
+        return await sqlite.write(db, partial(_write_rows, changed))
+    return await _write_at_once(changed)
 
 
 def _models(states: Iterable[AccountState]) -> tuple[type[Model], ...]:
@@ -45,27 +50,35 @@ def _models(states: Iterable[AccountState]) -> tuple[type[Model], ...]:
     return tuple(found[table] for table in sorted(found))
 
 
-# On SQLite: a statement for each table, since there are no round trips, and nothing else writes meanwhile
+# On SQLite: a statement for each table, in one call of the connection's thread
 
 
-async def _write_rows(states: Sequence[AccountState]) -> set[int]:
+def _write_rows(changed: Sequence[AccountState], db: sqlite3.Connection) -> set[int]:
+    states = [state for state in changed if _is_unchanged(state, db)]
+    if not states:
+        return set()
     entries = _rows(LedgerEntry, insert_columns(LedgerEntry), states)
     values = [value for row in entries for value in row]
-    _, found = await connection().execute_query(_new_entries_sql(len(entries)), values)
-    written = {cells[0] for cells in found}
+    written = {cells[0] for cells in db.execute(_new_entries_sql(len(entries)), values).fetchall()}
     free = [state for state in states if state.account.id in written]
     for model in _models(free):
         if model is not LedgerEntry:
             names = insert_columns(model)
             marks = ", ".join("?" * len(names))
             query = f'INSERT INTO "{model._meta.db_table}" ({quote_names(names)}) VALUES ({marks})'
-            await connection().execute_many(query, _rows(model, names, free))
+            db.executemany(query, _rows(model, names, free))
     for model, columns in ((Account, _BALANCE), (CreditGrant, _REMAINING), (Reservation, _ENDED)):
         names = tuple(name for name in columns if name != "account_id")
-        changed = [_parameters(row, names) for state in free for row in state.changed(model)]
-        if changed:
-            await connection().execute_many(_update_sql(model, names), changed)
+        rows = [_parameters(row, names) for state in free for row in state.changed(model)]
+        db.executemany(_update_sql(model, names), rows)
     return written
+
+
+def _is_unchanged(state: AccountState, db: sqlite3.Connection) -> bool:
+    """Whether the account and the grants to change are as they were read."""
+    if read_again(state.account, db) != state.version:
+        return False
+    return all(read_again(grant, db) == state.versions[grant.id] for grant in state.changed(CreditGrant))
 
 
 @cache

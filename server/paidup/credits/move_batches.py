@@ -1,9 +1,10 @@
 """Makes the moves that backends ask for, many in one transaction, each with an answer of its own.
 
 Those that arrive while a transaction is under way share the next one. First, without waiting for a lock,
-with those of other accounts: on PostgreSQL in two statements, one that reads and one that writes what has not
-changed since. Where that cannot make a move (another process changes the account, its key was used, a grant
-has to be ended first), it is made on the locked account, with others of that account.
+with those of other accounts: on PostgreSQL in two statements, on SQLite in two calls of the connection's
+thread, one that reads and one that writes what has not changed since. Where that cannot make a move (another
+process changes the account, its key was used, a grant has to be ended first), it is made on the locked
+account, with others of that account.
 
 That a key moves credits once is the database's, whatever happens here. A caller that gives up before its turn
 has moved nothing; one that gives up later, or whose process dies, repeats the key and gets the result.
@@ -25,7 +26,7 @@ from paidup.credits.requested_moves import (
     may_be_short,
     spend_reference,
 )
-from paidup.db.connection import is_sqlite, repeatable, storage_errors, write_transaction
+from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account
 from paidup.errors import OutcomeUnknown, PaidupError, StorageUnavailable
 from paidup.runtime.batching import BackgroundBatcher, BatchExecutor
@@ -102,12 +103,8 @@ class CreditMoves:
     @repeatable
     async def _make_together(self, moves: Sequence[Move]) -> Sequence[Answer | _Left]:
         accounts = {move.account_id for move in moves}
-        if is_sqlite():
-            async with write_transaction():
-                made = await _make(moves, accounts)
-        else:
-            with storage_errors():
-                made = await _make(moves, accounts)
+        with storage_errors():
+            made = await _make(moves, accounts)
         self._tell(made.changed)
         return made.answers
 

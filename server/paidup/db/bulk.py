@@ -171,8 +171,7 @@ async def _insert_each_missing(
             if connection.execute(query, to_parameters(model, values)).rowcount
         }
 
-    within = isinstance(db, TransactionalDBClient)
-    return await sqlite.run(db, insert if within else partial(sqlite.in_transaction, insert))
+    return await sqlite.write(db, insert)
 
 
 @cache

@@ -116,17 +116,17 @@ def _write_each(units: Sequence[VersionedRows], db: sqlite3.Connection) -> list[
 
 def _write_if_unchanged(unit: VersionedRows, db: sqlite3.Connection) -> bool:
     for row, version in zip(unit.rows, unit.versions, strict=True):
-        if _kept(row, db) != version:
+        if read_again(row, db) != version:
             return False
     for row in unit.writes.inserted:
-        if not row._meta.pk.generated and _kept(row, db) is not None:
+        if not row._meta.pk.generated and read_again(row, db) is not None:
             return False
     unit.writes.write_row_by_row(db)
     return True
 
 
-def _kept(row: Row, db: sqlite3.Connection) -> tuple[Any, ...] | None:
-    """The row with this key, as it is now."""
+def read_again(row: Row, db: sqlite3.Connection) -> tuple[Any, ...] | None:
+    """On SQLite: the columns of the row with this key, as it is now."""
     model: _Kind = type(row)
     found = db.execute(_select_by_key_sql(model), [row.pk]).fetchone()
     return found and tuple(found)

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.exceptions import IntegrityError, OperationalError
@@ -34,6 +34,28 @@ async def run(db: BaseDBAsyncClient, work: Work[R], durable: bool = True) -> R:
             raise OperationalError(error) from error
         except sqlite3.IntegrityError as error:
             raise IntegrityError(error) from error
+
+
+async def write(db: BaseDBAsyncClient, work: Work[R]) -> R:
+    """The result of `work`, in the transaction that `db` is, or in one of its own."""
+    within = isinstance(db, TransactionalDBClient)
+    return await run(db, work if within else partial(in_transaction, work))
+
+
+async def read(db: BaseDBAsyncClient, *queries: tuple[str, Sequence[Any]]) -> list[list[tuple[Any, ...]]]:
+    """What each of these finds, by its text and values, all as of one moment."""
+
+    def work(connection: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
+        return [[tuple(row) for row in connection.execute(*query)] for query in queries]
+
+    def at_once(connection: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
+        connection.execute("BEGIN")  # another process may write
+        try:
+            return work(connection)
+        finally:
+            connection.execute("COMMIT")
+
+    return await run(db, work if isinstance(db, TransactionalDBClient) else at_once)
 
 
 def in_transaction(work: Work[R], connection: sqlite3.Connection) -> R:
