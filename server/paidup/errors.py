@@ -123,11 +123,12 @@ class AlreadySubscribed(Conflict):
 
 
 class AlreadyOnPlan(Conflict):
-    """The subscription already has this plan, price and quantity."""
+    """The subscription already has this plan, price and quantity. `invoice` is its latest one."""
 
-    def __init__(self, plan: str) -> None:
+    def __init__(self, plan: str, invoice: str | None) -> None:
         super().__init__(f"The subscription is on {plan!r} already, at this price and quantity.")
         self.plan = plan
+        self.invoice = invoice
 
 
 class NotSubscribed(Conflict):

@@ -162,7 +162,10 @@ class AsyncMethods(RememberingCaller):
         Raises NotSubscribedError, AlreadyOnPlanError, SeveralSubscriptionsError (name a
         `subscription`), InvoiceUnpaidError, PaymentUnderWayError, ChangeRefusedError, UnknownPlanError.
         """
-        return await self._run(calls.change_call(customer, plan, interval, quantity, subscription))
+        made: PendingPayment = await self._drive(
+            calls.change_steps(customer, plan, interval, quantity, subscription)
+        )
+        return made
 
     async def preview(
         self,

@@ -174,7 +174,10 @@ class Paidup(RememberingCaller):
         Raises NotSubscribedError, AlreadyOnPlanError, SeveralSubscriptionsError (name a
         `subscription`), InvoiceUnpaidError, PaymentUnderWayError, ChangeRefusedError, UnknownPlanError.
         """
-        return self._run(calls.change_call(customer, plan, interval, quantity, subscription))
+        made: PendingPayment = self._drive(
+            calls.change_steps(customer, plan, interval, quantity, subscription)
+        )
+        return made
 
     def preview(
         self,

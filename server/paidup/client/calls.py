@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
 from paidup.client.entitlements import Entitlements
+from paidup.client.errors import AlreadyOnPlanError
 from paidup.client.responses import (
     AccountState,
     ChangePreview,
@@ -118,6 +120,19 @@ def change_call(
     """POST /api/subscriptions/change."""
     body = _given(plan=plan, interval=interval, quantity=quantity, subscription=subscription)
     return ApiCall(PendingPayment, customer, "POST", "/api/subscriptions/change", body)
+
+
+def change_steps(
+    customer: str, plan: str, interval: str | None, quantity: int | None, subscription: str | None
+) -> Generator[ApiCall[Any], Any, PendingPayment]:
+    """The change. Where an attempt that got no answer has made it, the next is told so: then its invoice."""
+    try:
+        made: PendingPayment = yield change_call(customer, plan, interval, quantity, subscription)
+    except AlreadyOnPlanError as error:
+        if not error.repeated or error.invoice is None:
+            raise
+        made = yield adopt_call(customer, error.invoice)
+    return made
 
 
 def preview_call(

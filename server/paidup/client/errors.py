@@ -27,7 +27,11 @@ class APIStatusError(APIError):
     request_id: str | None = None
     """Names the request in the server's log."""
     invoice: str | None = None
-    """The invoice that prevents the call, for `payment-under-way` and `invoice-unpaid`."""
+    """The invoice that prevents the call, for `payment-under-way` and `invoice-unpaid`; the subscription's
+    latest one for `already-on-plan`.
+    """
+    repeated: bool = False
+    """Whether an earlier attempt of the call got no answer: it may have done what is refused now."""
     reason: str | None = None
     """Why, as a word for programs: for `change-refused` and `insufficient-credits`."""
 

@@ -81,7 +81,7 @@ class RetryingCaller:
         Returns the decoded response. Raises APIError.
         """
         deadline, pause_s = time.monotonic() + self._deadline_s, FIRST_PAUSE_S
-        request = self._request(call)
+        request, lost = self._request(call), False
         while True:
             # Half the deadline at most, so that a connection that hangs leaves time for a second attempt.
             timeout_s = min(deadline - time.monotonic(), self._deadline_s / 2)
@@ -89,7 +89,8 @@ class RetryingCaller:
             if response is not None and (200 <= response.status < 300 or _is_unchanged(call, response)):
                 self._retry_budget.on_response()
                 return _decode(response, call.response_type)
-            error = self._retryable_error(call, response)
+            error = self._retryable_error(call, response, lost)
+            lost |= isinstance(error, APIConnectionError)
             pause = _retry_after_s(response) + pause_s * (0.5 + random.random())  # noqa: S311
             if time.monotonic() + pause >= deadline or not self._retry_budget.take():
                 raise error
@@ -107,13 +108,17 @@ class RetryingCaller:
             headers["If-None-Match"] = call.etag
         return HttpRequest(call.customer, call.method, self._base_url + call.path, headers, body, 0.0)
 
-    def _retryable_error(self, call: ApiCall[T], response: HttpResponse | None) -> APIError:
-        """Return what to raise if no retry follows. Raises APIStatusError where a retry cannot help."""
+    def _retryable_error(self, call: ApiCall[T], response: HttpResponse | None, lost: bool) -> APIError:
+        """Return what to raise if no retry follows. Raises APIStatusError where a retry cannot help.
+
+        `lost`: an earlier attempt got no answer.
+        """
         if response is None:
             return APIConnectionError(f"{call.method} {call.path}: no response")
         error = status_error(response.status, response.body, response.request_id, _retry_after_s(response))
         if response.status not in RETRYABLE_STATUSES or error.problem == "stripe-refused":
             self._retry_budget.on_response()
+            error.repeated = lost
             raise error
         # After a 429 it is certain that nothing was done; after the others it is not.
         if response.status == HTTPStatus.TOO_MANY_REQUESTS or isinstance(error, APIConnectionError):

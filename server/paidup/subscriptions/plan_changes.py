@@ -57,7 +57,7 @@ class WantedChange(NamedTuple):
     def refuse_unchanged(self) -> None:
         """Raises AlreadyOnPlan."""
         if self.is_of(self.item):
-            raise AlreadyOnPlan(self.plan.id)
+            raise AlreadyOnPlan(self.plan.id, self.running.latest_invoice_id)
 
 
 class PlanChanges:
