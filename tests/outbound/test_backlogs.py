@@ -235,6 +235,18 @@ async def test_what_is_put_off_while_it_is_recorded_that_the_first_is_over_is_du
     assert second.event_id == first.event_id + 1
 
 
+async def test_what_waits_for_its_retry_is_not_due_before_since_another_is_over(database: None) -> None:
+    """As where the first of an account was replayed after it."""
+    at, endpoint = now(), await an_endpoint()
+    _, second = await add_deliveries(endpoint, [await an_account()] * 2, at)
+    (due,) = await claim_all(endpoint, at)
+    retried = EventDelivery.filter(event_id=second)
+    await retried.update(attempts=1, next_attempt_at=at + timedelta(minutes=5))
+    await record([a_result(due, DeliveryState.DELIVERED)], at)
+    assert await claim_all(endpoint, at) == []
+    assert len(await claim_all(endpoint, at + timedelta(minutes=5))) == 1
+
+
 async def test_nothing_is_recorded_without_what_waits_behind_it(database: None) -> None:
     """Else it would wait for minutes where a process, or its connection, ends between the two."""
     at, endpoint = now(), await an_endpoint()

@@ -33,6 +33,8 @@ CATALOGUE = Catalogue((Plan("pro", "Pro", 2000, (PlanPrice("pro", 2900),)),))
 WAITING = (
     "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database() LIMIT 1"
 )
+BOTH_WAIT = WAITING.replace("LIMIT 1", "OFFSET 1")
+LOCK_ACCOUNTS = "SELECT id FROM accounts WHERE id = ANY($1::int[]) FOR NO KEY UPDATE"
 LOCK_ACCOUNT = "SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
 LOCK_INVOICE = "SELECT id FROM invoices WHERE id = $1 FOR NO KEY UPDATE NOWAIT"
 
@@ -88,6 +90,34 @@ async def test_a_merged_account_is_locked_before_the_one_that_answers_for_it(
         await waiting
     finally:
         await other.close()
+
+
+async def test_of_two_opposite_merges_one_is_made_and_the_other_is_told_so(
+    database: None, database_url: str
+) -> None:
+    """They cannot have one order, and the database aborts one: it is made once more, and finds it done."""
+    ada, bob = await an_account(), await an_account()
+    opposite = (("T-1", ada, bob), ("T-2", bob, ada))
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.fetch(LOCK_ACCOUNTS, [ada.id, bob.id])
+            merges = [
+                asyncio.create_task(
+                    Merging(ignore_balance).merge(
+                        into.external_id, merged.external_id, Instruction("grace", "one person", key)
+                    ),
+                    context=Context(),
+                )
+                for key, into, merged in opposite
+            ]
+            await wait_until(partial(connection().execute_query_dict, BOTH_WAIT))
+        answers = await asyncio.gather(*merges, return_exceptions=True)
+    finally:
+        await other.close()
+    (refused,) = (each for each in answers if isinstance(each, BaseException))
+    assert isinstance(refused, Conflict)
+    assert await Account.filter(id__in=[ada.id, bob.id], merged_into__isnull=False).count() == 1
 
 
 @pytest.mark.parametrize("settled", [False, True])

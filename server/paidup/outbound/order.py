@@ -61,8 +61,8 @@ def next_sql(among: str, ids: str, at: str, lock: str = "") -> str:
     untried = (
         f"SELECT id, next_attempt_at FROM event_deliveries WHERE attempts = 0 AND id {among.format(first)}"
     )
-    # Materialized, PostgreSQL compares the time after it has locked the row.
+    # PostgreSQL locks the row first, and then compares its time.
     return f"""
-WITH untried AS {"MATERIALIZED" if lock else ""} ({untried} {lock})
+WITH untried AS ({untried} {lock})
 UPDATE event_deliveries SET next_attempt_at = {at}
 WHERE id {among.format(f"SELECT id FROM untried WHERE next_attempt_at > {at}")}"""
