@@ -86,6 +86,13 @@ describe("the headline", () => {
     assert.equal(found.settled, null);
   });
 
+  it("counts no requests where a plan change settled, and from no confirmation that it has not seen", () => {
+    const unseen = { marks: [] };
+    assert.equal(lane(timelineOf([webhook(0), settled(5, "verification")], unseen), "verification").summary, "first");
+    assert.equal(lane(timelineOf([webhook(0), settled(5, "webhook")], unseen), "webhook").summary, "first");
+    assert.equal(lane(timelineOf([webhook(30), settled(35, "webhook")]), "webhook").summary, "after 30 ms, first");
+  });
+
   it("ignores webhooks that do not report the payment", () => {
     const found = timelineOf([...VERIFIED, webhook(10, "invoice.finalized"), webhook(941)], {}, 2000);
     assert.equal(found.headline, "Confirmed by verification, 900 ms before the webhook.");

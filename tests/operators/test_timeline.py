@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 from paidup.db.models import TimelineEntry
+from paidup.operations.invoice_report import TimelineEvent
+from paidup.runtime.clock import now
+from paidup.web.operators.timeline_lanes import build_timeline
 from tests.conftest import World
 from tests.operators.conftest import timeline_written
 from tests.support.paidup import next_status
@@ -37,3 +41,17 @@ async def test_failures_are_in_the_timeline(world: World, stripe_side: StripeSid
         return [(entry.detail or {}).get("outcome") for entry in await repeated] == [None, "duplicate"]
 
     await wait_until(both)
+
+
+def test_a_plan_change_that_settles_shows_no_count_of_requests() -> None:
+    """It has read the invoice itself: "0 requests, first" would be wrong."""
+    at, by = now(), {"source": "verification"}
+    settled = TimelineEvent(at + timedelta(milliseconds=5), 5, "settled", by)
+
+    def shown(*events: TimelineEvent) -> str:
+        timeline = build_timeline(events, is_over=True, now=at + timedelta(seconds=1))
+        assert timeline is not None
+        return next(lane.summary for lane in timeline.lanes if lane.name == "Verification")
+
+    assert shown(settled) == "first"
+    assert shown(TimelineEvent(at, 0, "verification_asked", by), settled) == "1 request, first"

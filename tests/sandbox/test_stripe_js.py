@@ -167,6 +167,10 @@ async def test_the_panel(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
     await sandbox_page.get_by_label("Delay, ms", exact=True).fill("700")
     await sandbox_page.get_by_label("Rate limited").check()
     await expect(sandbox_page.get_by_text("price.created")).to_be_visible()
+    lengthen = "(ids) => ids.forEach((id) => { id.textContent = 'cs_test_' + 'x'.repeat(58); })"
+    await sandbox_page.locator(".about").evaluate_all(lengthen)
+    await sandbox_page.set_viewport_size({"width": 1280, "height": 720})
+    assert await sandbox_page.locator(".scroll").evaluate("(all) => all.scrollWidth <= all.clientWidth")
     await sandbox_page.get_by_role("button", name="All normal").focus()
     conditions = (await sandbox_bare.call("GET", "/sandbox/conditions")).body
     assert (conditions["webhook_delay_ms"], conditions["rate_limited"]) == (700, True)

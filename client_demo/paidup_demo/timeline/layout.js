@@ -225,7 +225,7 @@ function verification(known) {
   const asked = spans.length;
   const failed = dots.filter(({ look }) => look === "bad").length;
   let summary = asked ? "waiting for Stripe" : "no request yet";
-  if (via === "verification") summary = `${requests(asked)}, first`;
+  if (via === "verification") summary = asked ? `${requests(asked)}, first` : "first"; // none: read by a plan change
   else if (settled !== null && spans.some(({ to }) => to === null)) summary = "still waiting for Stripe";
   else if (settled !== null && asked) summary = failed === asked ? "refused" : dots.length ? "too late" : "interrupted";
   else if (settled !== null) summary = "not needed";
@@ -236,7 +236,7 @@ function verification(known) {
 
 /** @param {Known} known */
 function webhook(known) {
-  const { events, settled, via, clock } = known;
+  const { events, settled, via, clock, confirmed } = known;
   const { spans, dots } = stripeCalls(known, "webhook");
   const paid = events.filter(isPaidWebhook);
   const first = paid[0];
@@ -247,7 +247,7 @@ function webhook(known) {
   if (!first && clock < WEBHOOK_GIVE_UP_MS) spans.push({ from: 0, to: null, look: "wait" });
   else if (first && first.at > 0) spans.push({ from: 0, to: first.at, look: "wait" });
   let summary = clock < WEBHOOK_GIVE_UP_MS ? "not yet" : "missing";
-  if (first && via === "webhook") summary = `after ${formatDuration(Math.max(0, first.at))}, first`;
+  if (first && via === "webhook") summary = confirmed ? `after ${formatDuration(Math.max(0, first.at))}, first` : "first";
   else if (first && settled !== null && first.at >= settled) summary = `${formatDuration(first.at - settled)} later, already credited`;
   else if (first) summary = settled === null ? "received" : "received at the same time";
   return { spans, dots, summary };

@@ -201,7 +201,8 @@ def _verification(known: _Known) -> Lane:
     if known.via == "verification":
         if known.settled is not None:
             _end_open(lane.spans, known.settled)
-        lane.summary = f"{asked} {'request' if asked == 1 else 'requests'}, first"
+        requests = f"{asked} {'request' if asked == 1 else 'requests'}, " if asked else ""
+        lane.summary = f"{requests}first"  # without a request, a plan change has read the invoice
     elif known.settled is not None:
         late = "refused" if asked and failed == asked else "too late"
         lane.summary = "not needed" if not asked else "interrupted" if waits else late
