@@ -21,7 +21,10 @@ from tests.bench import goals
 BENCHMARKS = {
     "activation": ("", "--rounds 2"),
     "activation_server": ("", "--rounds 4"),
-    "sockets": ("", "--rounds 1 --seconds 1 --idle 2 --load 500 --activations 20 --load-seconds 3"),
+    "sockets": (
+        "",
+        "--rounds 1 --seconds 1 --idle 2 --connections 500 --load 500 --activations 20 --load-seconds 3",
+    ),
     "webhooks": ("", "--rounds 1 --webhooks 100"),
     "spends": ("", "--rounds 1 --spends 200"),
     "outbound": ("", "--events 100"),

@@ -124,6 +124,8 @@ def _messages() -> Iterable[Goal]:
 def _waiting() -> Iterable[Goal]:
     cpu, socket, polling = "cpu_us_a_second", "a waiting socket", "polling each second"
     yield Goal("CPU of a waiting socket, a second", "sockets", "cpu", socket, cpu, 10, "µs")
+    what, verified = "CPU of one once all were verified", "a waiting socket, once all were verified"
+    yield Goal(what, "sockets", "cpu", verified, cpu, 10, "µs")
     what = "CPU of polling, and of a socket, µs a second"
     yield Goal(what, "sockets", "cpu", polling, cpu, 50, "times", socket, RATIO, at_least=True)
     what, value = "told by polling, and by a socket, ms", "told_after_ms"
