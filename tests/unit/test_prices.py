@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from tortoise.exceptions import OperationalError
 
 from paidup.db.models import KnownPrice
 from paidup.domain.catalog import Catalogue, Plan, PlanPrice
-from paidup.errors import ConfigurationError
+from paidup.errors import ConfigurationError, StorageUnavailable
 from paidup.operations.price_setup import ensure_prices
 from paidup.services import Services
 from paidup.stripe_api.prices import PriceCatalog
@@ -123,6 +126,31 @@ async def test_what_is_learned_is_kept(services: Services) -> None:
     kept = {row.id: (row.plan, row.lookup_key) for row in await KnownPrice.all()}
     assert kept == {price: (book[price].plan, book[price].lookup_key) for price in book}
     assert len(book) == len(services.catalogue.lookup_keys)
+
+
+async def test_prices_that_could_not_be_written_are_written_together_later(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S34: and never again, by whichever process."""
+    await KnownPrice.all().delete()
+    writes: list[int] = []
+    bulk_create = KnownPrice.bulk_create
+
+    async def fails_once(rows: list[KnownPrice], **named: Any) -> None:
+        writes.append(len(rows))
+        if len(writes) == 1:
+            raise OperationalError("the disk is full")
+        await bulk_create(rows, **named)
+
+    monkeypatch.setattr(KnownPrice, "bulk_create", fails_once)
+    book = PriceCatalog(services.catalogue, services.gateway.account)
+    with pytest.raises(StorageUnavailable):
+        await book.refresh()
+    assert not await KnownPrice.exists()
+    await book.refresh()
+    await a_book(services)
+    assert {row.id for row in await KnownPrice.all()} == set(book)
+    assert writes == [len(book)] * 2
 
 
 async def test_products_and_currency_options_are_kept(services: Services, stripe_side: StripeSide) -> None:

@@ -59,8 +59,8 @@ class StripeAccount:
                 "limit": 100,
                 "expand": ["data.currency_options", "data.product"],  # shown only where asked for
             }
-            page = await self._client.call("prices.list", self._client.v1.prices.list_async, params)
-            found.extend(understood(decode_prices, body_of(page)).data)
+            page = await self._client.read("prices.list", "/v1/prices", params)
+            found.extend(understood(decode_prices, page).data)
         return found
 
     async def read_price(self, price: str) -> PriceInfo:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 import structlog
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from paidup.db.connection import storage_errors
 from paidup.db.models import KnownPrice
@@ -50,6 +50,7 @@ class PriceCatalog(PriceBook):
         self._as_in_stripe = as_in_stripe
         self._differences: dict[str, str] = {}
         self._prices: dict[str, StripePrice] = {}
+        self._unsaved: dict[str, StripePrice] = {}
         self._product_plans: dict[str, set[str]] = {}
         self._current: dict[str, str] = {}
         self._refused: dict[str, Refused] = {}
@@ -119,7 +120,8 @@ class PriceCatalog(PriceBook):
                 if active and not self._as_in_stripe:
                     self._differences = differences(self.catalogue, listed)
                 for found in listed:
-                    await self._take(found)
+                    self._take(found)
+                await self._save()
             self._refreshed_at = time.monotonic()
             return len(self._prices) > before
 
@@ -188,7 +190,8 @@ class PriceCatalog(PriceBook):
         self._read_again_at[price_id] = time.monotonic() + READ_AGAIN_AFTER_S
         self._reading = price_id
         try:
-            await self._take(await self._account.read_price(price_id))
+            self._take(await self._account.read_price(price_id))
+            await self._save()
         except StripeRefused as error:
             if not error.is_missing:
                 log.warning("price_not_read", price=price_id, error=str(error))
@@ -199,8 +202,8 @@ class PriceCatalog(PriceBook):
         finally:
             self._reading = None
 
-    async def _take(self, found: PriceInfo) -> None:
-        """Keep a price of a plan, or remember why it is none."""
+    def _take(self, found: PriceInfo) -> None:
+        """Add a price of a plan, or remember why it is none."""
         tied = tie(found, self.catalogue, self._product_plans.get(found.product, ()))
         if isinstance(tied, Refused) and (known := self._prices.get(found.id)):
             # It was this plan's: what its lookup key or product says now does not change that.
@@ -209,7 +212,9 @@ class PriceCatalog(PriceBook):
             on_sale = found.active and found.lookup_key in self.catalogue.lookup_keys
             if on_sale and tied.lookup_key not in self._differences:
                 self._current[tied.lookup_key] = tied.id
-            await self._save(tied)
+            if self._prices.get(tied.id) != tied:
+                self.add(tied)
+                self._unsaved[tied.id] = tied
             return
         if found.plan is not None:
             self._product_plans.setdefault(found.product, set()).add(found.plan)
@@ -226,13 +231,14 @@ class PriceCatalog(PriceBook):
             del self._refused[oldest]
             self._read_again_at.pop(oldest, None)
 
-    async def _save(self, price: StripePrice) -> None:
-        if self._prices.get(price.id) == price:
-            return
-        values = {name: getattr(price, name) for name in _KEPT}
-        with storage_errors():
-            await KnownPrice.update_or_create(values, id=price.id)
-        self.add(price)
+    async def _save(self) -> None:
+        """Write what was added to the database; what cannot be written is, with what is added next."""
+        # In the order of their ids: two processes that write the same would else wait for each other.
+        rows = [KnownPrice(**asdict(price)) for _, price in sorted(self._unsaved.items())]
+        if rows:
+            with storage_errors():
+                await KnownPrice.bulk_create(rows, update_fields=_KEPT, on_conflict=["id"])
+            self._unsaved.clear()
 
 
 _KEPT = [name for name in StripePrice.__struct_fields__ if name != "id"]
