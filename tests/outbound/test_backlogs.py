@@ -247,6 +247,31 @@ async def test_what_waits_for_its_retry_is_not_due_before_since_another_is_over(
     assert len(await claim_all(endpoint, at + timedelta(minutes=5))) == 1
 
 
+async def test_claims_at_the_same_moment_never_take_the_same(database: None) -> None:
+    at, endpoint = now(), await an_endpoint()
+    for _ in range(10):
+        await add_deliveries(endpoint, [None] * 40, at)
+        claims = await asyncio.gather(*(claim(endpoint.id, at, 10) for _ in range(8)))
+        taken = [due.id for claimed in claims for due in claimed.due]
+        assert len(taken) == len(set(taken))
+        taken += [due.id for due in await claim_all(endpoint, at)]
+        assert len(taken) == len(set(taken)) == 40
+
+
+async def test_an_attempt_whose_lease_has_ended_counts_only_where_it_delivered(database: None) -> None:
+    """Another process has made a later one, which may be under way."""
+    at, endpoint = now(), await an_endpoint()
+    await add_deliveries(endpoint, [None], at)
+    (early,) = (await claim(endpoint.id, at, 1)).due
+    (late,) = (await claim(endpoint.id, at + LEASE, 1)).due
+    for state in (DeliveryState.PENDING, DeliveryState.DEAD):
+        await record([a_result(early, state, at if state is DeliveryState.PENDING else None)], at)
+        assert await EventDelivery.filter(id=late.id, next_attempt_at=at + 2 * LEASE).exists()
+    await record([a_result(early, DeliveryState.DELIVERED)], at)
+    await record([a_result(late, DeliveryState.DEAD)], at)
+    assert await EventDelivery.filter(id=late.id, state=DeliveryState.DELIVERED).exists()
+
+
 async def test_nothing_is_recorded_without_what_waits_behind_it(database: None) -> None:
     """Else it would wait for minutes where a process, or its connection, ends between the two."""
     at, endpoint = now(), await an_endpoint()

@@ -18,11 +18,13 @@ from paidup.credits import account_states, ledger, move_batches, reservations
 from paidup.credits.account_states import AccountState
 from paidup.credits.move_batches import CreditMoves
 from paidup.credits.requested_moves import Commit, Move, Moved, Release, Reserve, Spend
+from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import connection, open_database, write_transaction
 from paidup.db.models import (
     Account,
     CreditGrant,
     EntryKind,
+    Invoice,
     LedgerEntry,
     Reservation,
     Reversal,
@@ -31,6 +33,7 @@ from paidup.db.models import (
 from paidup.db.outbound_models import OutboundEvent
 from paidup.db.postgres import Timeouts
 from paidup.db.unit_accounts import in_unit
+from paidup.domain.catalog import Catalogue
 from paidup.errors import (
     InsufficientCredits,
     KeyReused,
@@ -39,6 +42,9 @@ from paidup.errors import (
     PaidupError,
     StorageUnavailable,
 )
+from paidup.payments.settlement import Settlement
+from paidup.payments.timeline import Timeline
+from paidup.runtime.metrics import Metrics
 from tests.support.factories import an_account, granted, ignore_balance, three_sums
 from tests.support.statement_plans import growing_tables
 from tests.support.waiting import wait_until
@@ -447,6 +453,41 @@ async def test_what_another_process_changes_meanwhile_is_seen(
     assert shown(answers) == [answer]
     balance, entries, live = await three_sums(ada.id)
     assert balance == entries == live
+
+
+async def ignore(_: Any) -> bool:
+    return True
+
+
+async def dispute(invoice: Invoice) -> None:
+    news = ReversalNews(f"du_{invoice.id}", ReversalKind.DISPUTE, invoice.id, 2900, "needs_response", BEGIN)
+    settlement = Settlement(Catalogue(()), {}, ignore, ignore_balance, Timeline(), Metrics())
+    await settlement.reverse(news)
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize("frozen", [90, 100], ids=["committed", "released"])
+async def test_what_a_reservation_returns_is_frozen_where_a_dispute_begins_meanwhile(
+    moves: CreditMoves, ada: Account, monkeypatch: pytest.MonkeyPatch, frozen: int
+) -> None:
+    """S25: between reading without a lock and writing."""
+    invoice = await granted(ada, 100)
+    invoice.settled_at, invoice.total_minor, invoice.subscription = BEGIN, 2900, None
+    await invoice.save()
+    await moves(reserve(ada, 60, "work"))
+    read, disputes = account_states.read_reserving, [dispute]
+
+    async def read_then_disputed(*arguments: Any) -> dict[int, AccountState]:
+        states = await read(*arguments)
+        while disputes:
+            await asyncio.create_task(disputes.pop()(invoice))
+        return states
+
+    monkeypatch.setattr(account_states, "read_reserving", read_then_disputed)
+    await moves(Commit(ada.id, "work", 10, BEGIN) if frozen == 90 else Release(ada.id, "work", BEGIN))
+    (grant,) = await CreditGrant.filter(account_id=ada.id)
+    assert (grant.remaining, grant.frozen) == (0, frozen)
+    assert await three_sums(ada.id) == (0, 0, 0)
 
 
 async def test_a_reservation_that_another_process_expires_meanwhile_can_be_spent(

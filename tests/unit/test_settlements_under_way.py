@@ -28,10 +28,11 @@ def test_a_settlement_is_waited_for_until_it_ends_or_fails() -> None:
 
         settling = asyncio.create_task(settle())
         await asyncio.sleep(0)
-        await under_way.ended("in_2")
+        assert not await under_way.ended("in_2")
         assert _now() < 0.1
-        await asyncio.gather(under_way.ended("in_1"), settling, return_exceptions=True)
-        await under_way.ended("in_1")
+        there_was_one, _ = await asyncio.gather(under_way.ended("in_1"), settling, return_exceptions=True)
+        assert there_was_one
+        assert not await under_way.ended("in_1"), "it would be kept for good"
         assert 0.1 <= _now() < WITHIN_S
 
     run(main())
