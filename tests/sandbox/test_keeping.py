@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from paidup_demo.sandbox.cards import passes_luhn, typed_card
 from paidup_demo.sandbox.clock import add_interval
 from paidup_demo.sandbox.errors import CardError
 from paidup_demo.sandbox.settings import SandboxSettings, SettingsError, WebhookTarget
-from paidup_demo.sandbox.state import Store
+from paidup_demo.sandbox.state import Store, new_id
 from paidup_demo.sandbox.world import World
 
 from .rig import CARD_3DS, SECRET, Receiver, Sandbox, Server, settings, wait_until
@@ -119,3 +120,11 @@ def test_invalid_card_details() -> None:
     for change in wrong:
         with pytest.raises(CardError):
             typed_card({**card, **change})
+
+
+def test_an_id_is_random_letters_and_digits() -> None:
+    ids = [new_id("in") for _ in range(1_000)]
+    assert len(set(ids)) == len(ids)
+    assert {len(each) for each in ids} == {len("in_") + 24}
+    assert {letter for each in ids for letter in each[3:]} == set(string.ascii_letters + string.digits)
+    assert len(new_id("req", 14)) == len("req_") + 14

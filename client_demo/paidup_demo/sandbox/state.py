@@ -14,14 +14,16 @@ import msgspec
 from paidup_demo.sandbox.errors import Json, missing
 
 FORMAT = 1
-_ALPHABET = string.ascii_letters + string.digits
+_LETTERS = ((string.ascii_letters + string.digits) * 5)[:256].encode()
+"""For each byte a letter or a digit; some of them for five bytes, the others for four."""
 # Tables that grow with traffic keep only so many of their newest rows.
 CAPACITY = {"event": 20_000, "delivery": 40_000, "receipt": 40_000, "idempotency": 20_000}
 
 
 def new_id(prefix: str, length: int = 24) -> str:
     """An id in Stripe's manner: `in_` and random letters."""
-    return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(length))
+    # One call of the system for all letters: with one for each, ids took an eighth of the sandbox's CPU.
+    return f"{prefix}_{secrets.token_bytes(length).translate(_LETTERS).decode()}"
 
 
 def copied(value: Any) -> Any:
