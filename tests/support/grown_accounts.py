@@ -42,7 +42,10 @@ _numbers = count(time.time_ns() // 1_000_000 % 1_000_000_000)
 
 
 class History(msgspec.Struct, frozen=True):
-    """How many top-ups are used up, how many have credits left, and how many other entries there are."""
+    """How many top-ups are used up, how many have credits left, and how many other entries there are.
+
+    There are as many Checkout Sessions and ended subscriptions as top-ups that are used up.
+    """
 
     used_up: int = 0
     live: int = 0
@@ -77,6 +80,14 @@ SELECT {account}, 'spend', CASE WHEN n = {spends} THEN {spends} - 1 - {spent} EL
     _COUNTED.replace("{last}", "{used_up}")
     + """INSERT INTO reservations (account_id, key, credits, used, sources, state, expires_at, created_at)
 SELECT {account}, 'old-' || n, 1, 1, '[]', 'committed', '{then}', '{then}' FROM of""",
+    _COUNTED.replace("{last}", "{used_up}")
+    + """INSERT INTO checkout_sessions (id, account_id, mode, purchase, status, payment_status, quantity,
+    invoice, expires_at, completed_at, checks_made, created_at)
+SELECT 'cs_{account}_' || n, {account}, 'payment', 'pack', 'complete', 'paid', 1, 'in_{account}_' || n,
+    '{then}', '{then}', 1, '{then}' FROM of""",
+    _COUNTED.replace("{last}", "{used_up}")
+    + """INSERT INTO subscriptions (id, account_id, status, plan, quantity, created_at)
+SELECT 'sub_{account}_' || n, {account}, 'canceled', 'pro', 1, '{then}' FROM of""",
 )
 
 
@@ -176,7 +187,7 @@ class Doing:
         self._paid.append(shape["id"])
 
     async def renew(self) -> None:
-        row = await Subscription.get(account_id=self._account.id)
+        row = await Subscription.get(account_id=self._account.id, status="active")
         await self.settle(row.id)
 
     async def refund(self) -> None:

@@ -96,6 +96,10 @@ has those of all accounts, to find those of one.
 """
 ROLLS_OVER = "rollover_cap > 0"
 """The grants of which unused credits stay after their end, or have stayed."""
+NOT_ENDED = "status NOT IN ('canceled', 'incomplete_expired')"
+"""The subscriptions that have not ended."""
+WITHOUT_INVOICE = "invoice IS NULL AND status IN ('complete', 'open')"
+"""The Checkout Sessions that are paid without an invoice so far, or may still be."""
 PLANNED = "state = 'planned'"
 """The installments of yearly plans that are not granted yet."""
 UNHANDLED = "outcome = 'unhandled_type'"
@@ -313,6 +317,7 @@ class CheckoutSession(Model):
         table = "checkout_sessions"
         indexes = (
             Index(fields=("account_id", "status")),
+            ConditionalIndex(("account_id", "created_at"), WITHOUT_INVOICE),
             Index(fields=("duplicate_of",)),
             ConditionalIndex(fields=("client_reference",), condition="client_reference IS NOT NULL"),
         )
@@ -430,7 +435,10 @@ class Subscription(Model):
 
     class Meta:
         table = "subscriptions"
-        indexes = (Index(fields=("account_id",)),)
+        indexes = (
+            Index(fields=("account_id", "created_at", "id")),
+            ConditionalIndex(("account_id", "created_at", "id"), NOT_ENDED, "idx_subscriptions_not_ended"),
+        )
 
 
 class Reversal(Model):

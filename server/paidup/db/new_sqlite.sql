@@ -141,7 +141,6 @@ CREATE TABLE "subscriptions" (
     "account_id" INT NOT NULL REFERENCES "accounts" ("id") ON DELETE RESTRICT
 , "paid_elsewhere" VARCHAR(255), "collection_paused" INT NOT NULL DEFAULT 0, "collection_at" TIMESTAMP);
 CREATE INDEX "idx_subscriptio_read_du_6e8108" ON "subscriptions" ("refresh_at");
-CREATE INDEX "idx_subscriptio_account_8be0e5" ON "subscriptions" ("account_id");
 CREATE TABLE "stripe_customers" (
     "id" VARCHAR(255) NOT NULL  PRIMARY KEY,
     "deleted_at" TIMESTAMP,
@@ -275,6 +274,9 @@ CREATE INDEX "idx_invoices_account_2ea634" ON "invoices" ("account_id", "status"
 CREATE INDEX "idx_stripe_events_unhandled" ON "stripe_events" ("received_at") WHERE outcome = 'unhandled_type';
 CREATE INDEX "idx_event_deliveries_order" ON "event_deliveries" ("endpoint_id", "account_id", "event_id") WHERE state = 'pending' AND replayed_at IS NULL;
 CREATE INDEX "idx_event_deliveries_replays" ON "event_deliveries" ("endpoint_id", "account_id", "event_id") WHERE state = 'pending' AND replayed_at IS NOT NULL;
+CREATE INDEX "idx_subscriptio_account_c14c9d" ON "subscriptions" ("account_id", "created_at", "id");
+CREATE INDEX "idx_subscriptions_not_ended" ON "subscriptions" ("account_id", "created_at", "id") WHERE status NOT IN ('canceled', 'incomplete_expired');
+CREATE INDEX "idx_checkout_se_account_c8dd80" ON "checkout_sessions" ("account_id", "created_at") WHERE invoice IS NULL AND status IN ('complete', 'open');
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0001_initial', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0002_life_of_a_plan', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0003_held_credits', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
@@ -306,3 +308,4 @@ INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0028_
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0029_long_histories', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0030_flat_reads', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
 INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0031_outbound_order', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));
+INSERT INTO tortoise_migrations (app, name, applied_at) VALUES ('paidup', '0032_ended_lives', strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'));

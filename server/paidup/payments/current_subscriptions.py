@@ -8,7 +8,7 @@ from tortoise.expressions import Q
 
 from paidup.credits.grants import CHANGE
 from paidup.db.connection import storage_errors
-from paidup.db.models import Account, Invoice, Subscription
+from paidup.db.models import NOT_ENDED, Account, Invoice, Subscription
 from paidup.db.unit_of_work import read_many
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.entitlements import NEVER_BEGUN
@@ -19,7 +19,7 @@ MAX_SHOWN = 20
 
 
 _BY_AGE = "ORDER BY created_at DESC, id DESC LIMIT"
-_NOT_ENDED = f"account_id = $1 AND status NOT IN {tuple(sorted(ENDED))} {_BY_AGE} {MAX_SHOWN}"
+_RUNNING = f"account_id = $1 AND {NOT_ENDED} {_BY_AGE} {MAX_SHOWN}"
 _NEWEST = f"account_id = $1 {_BY_AGE} 1"
 _CANCELED = f"account_id = $1 AND status = 'canceled' {_BY_AGE} 1"
 
@@ -36,7 +36,7 @@ async def known_subscriptions(account_id: int) -> list[Subscription]:
     Where none of these has begun, the newest that has begun and ended follows.
     """
     with storage_errors():
-        rows = await read_many(Subscription, _NOT_ENDED, account_id)
+        rows = await read_many(Subscription, _RUNNING, account_id)
         rows = rows or await read_many(Subscription, _NEWEST, account_id)
         if rows and all(row.status in NEVER_BEGUN for row in rows):
             rows += await read_many(Subscription, _CANCELED, account_id)

@@ -20,7 +20,7 @@ from paidup.credits.shown_grants import FIRST
 from paidup.db.bulk import select_by_keys
 from paidup.db.connection import is_sqlite
 from paidup.db.instances import columns_of, row_of
-from paidup.db.models import Account, CreditGrant
+from paidup.db.models import NOT_ENDED, Account, CreditGrant
 from paidup.domain.entitlements import IN_GOOD_STANDING
 from paidup.domain.quotes import Quote
 from paidup.runtime.clock import at_unix
@@ -82,5 +82,5 @@ def _credits_sql(sqlite: bool) -> str:
         EXISTS (SELECT 1 FROM invoices WHERE account_id = a.id AND status IN ({pending})),
         (SELECT {array}((SELECT {quote} FROM invoices WHERE subscription = s.id AND settled_at IS NOT NULL
                          AND quote IS NOT NULL ORDER BY finalized_at DESC LIMIT 1))
-         FROM subscriptions AS s WHERE s.account_id = a.id AND s.status IN ({renewing}))
+         FROM subscriptions AS s WHERE s.account_id = a.id AND s.{NOT_ENDED} AND s.status IN ({renewing}))
         FROM accounts AS a WHERE a.external_id"""

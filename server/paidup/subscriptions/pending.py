@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from tortoise.expressions import Q
-
 from paidup.db.connection import storage_errors
-from paidup.db.models import Account, CheckoutSession, Invoice, Subscription
+from paidup.db.models import WITHOUT_INVOICE, Account, CheckoutSession, Invoice, Subscription
 from paidup.db.unit_of_work import read_many
 from paidup.domain.decisions import InvoiceStatus
 from paidup.payments.current_subscriptions import ENDED
 from paidup.payments.invoice_rows import is_uncollectible
 from paidup.runtime.clock import now
-from paidup.stripe_api.checkout_schemas import COMPLETE, OPEN
+from paidup.stripe_api.checkout_schemas import COMPLETE
 from paidup.subscriptions.checkout import PENDING
 
 RENEWAL = "subscription_cycle"
@@ -24,6 +22,13 @@ MAX_LOOKED_AT = 20
 _PENDING = (
     f"account_id = $1 AND status IN ({', '.join(repr(each.value) for each in PENDING)})"
     f" ORDER BY created_at DESC LIMIT {MAX_LOOKED_AT}"
+)
+
+
+_NEWEST_SESSION = (
+    f"account_id = $1 AND {WITHOUT_INVOICE}"
+    f" AND (status = '{COMPLETE}' OR expires_at > $2 AND superseded_by IS NULL)"
+    " ORDER BY created_at DESC LIMIT 1"
 )
 
 
@@ -44,10 +49,9 @@ async def newest_awaited(account: Account, touched_since: datetime) -> Invoice |
 
 async def newest_session(account: Account) -> CheckoutSession | None:
     """The newest Checkout Session that the customer may be paying, or has paid without an invoice so far."""
-    open_ = Q(status=OPEN, expires_at__gt=now(), superseded_by__isnull=True)
-    own = CheckoutSession.filter(open_ | Q(status=COMPLETE), account_id=account.id, invoice__isnull=True)
     with storage_errors():
-        return await own.order_by("-created_at").first()
+        found = await read_many(CheckoutSession, _NEWEST_SESSION, account.id, now())
+    return found[0] if found else None
 
 
 def _may_be_awaited(row: Invoice, touched_since: datetime) -> bool:
