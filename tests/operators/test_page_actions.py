@@ -190,7 +190,7 @@ async def test_what_cannot_be_done_is_said_beside_the_form(person: Person) -> No
         ("grant", {**named, "credits": "0"}, 422, "a whole number, and not zero"),
         ("grant", {**named, "credits": "1.5"}, 422, "a whole number, and not zero"),
         ("grant", {**named, "credits": "9" * 17}, 422, "a whole number, and not zero"),
-        ("grant", {**named, "credits": "-5"}, 422, "above zero"),
+        ("grant", {**named, "credits": "-5"}, 422, "The number of credits must be above zero."),
         ("grant", {**named, "credits": "5", "expires_at": "2020-01-01"}, 422, "over already"),
         ("grant", {**named, "credits": "5", "expires_at": "soon"}, 422, "a date, such as"),
         ("grant", {**named, "credits": "5", "expires_at": "9999-12-31"}, 422, "a date, such as"),

@@ -93,9 +93,9 @@ class Corrections:
 
         async def give(locked: AnyAccount) -> dict[str, Any]:
             if not 0 < gift.credits <= MAX_CREDITS:
-                raise InvalidInput("`credits` is a number above zero.")
+                raise InvalidInput("The number of credits must be above zero.")
             if gift.expires_at is not None and gift.expires_at <= at:
-                raise InvalidInput("`expires_at` is over already.")
+                raise InvalidInput("The day on which they expire is over already.")
             terms = GrantTerms(gift.credits, gift.expires_at, plan=gift.plan)
             await credits_of_operators.give(locked, wanted.id, EntryKind.GRANT, terms, text, at)
             return {**msgspec.structs.asdict(gift), **named}
@@ -115,7 +115,7 @@ class Corrections:
         Raises InsufficientCredits where the balance is lower, unless `allow_debt`, and what `grant` raises.
         """
         if not 0 < abs(credits) <= MAX_CREDITS:
-            raise InvalidInput("`credits` is a number above or below zero.")
+            raise InvalidInput("The number of credits must be above or below zero.")
         named = self._named(unit)
         asked = {"account": account, "credits": credits, "allow_debt": allow_debt, **named}
         wanted, at = request(Action.ADJUST, instruction, **asked), self._clock()
