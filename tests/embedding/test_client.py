@@ -120,6 +120,13 @@ def _check_the_blocking_client(url: str, invoice: str) -> None:
         assert refused.value.problem == "not-authenticated"
 
 
+@pytest.mark.parametrize("client", [Paidup, AsyncPaidup])
+def test_an_address_without_a_scheme_is_refused_at_once(client: Any) -> None:
+    """Not after a deadline of retries, as a server that gives no response."""
+    with pytest.raises(ValueError, match="'127.0.0.1:8000'"):
+        client("127.0.0.1:8000", TOKENS)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_retry_waits_at_least_retry_after(status: int) -> None:
     """S64: `Retry-After` is a minimum; jitter only adds to it."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from paidup import client
 from paidup.cli import app
 from tests.documents.commands import ELSEWHERE, HERE, OUTSIDE
 from tests.structure.pages import Block, Page, pages
@@ -83,6 +85,21 @@ def test_code_blocks_parse(block: Block) -> None:
         assert tomllib.loads(block.text)
     else:
         assert documents_in(block.text)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.where)
+def test_samples_call_the_client_with_its_own_arguments(block: Block) -> None:
+    """What `paidup.client` exports, and the methods of a `paidup`."""
+    for call in ast.walk(ast.parse(block.text)):
+        match call:
+            case ast.Call(func=ast.Name(id=name)):
+                called, given = getattr(client, name, None), [*call.args]
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="paidup"), attr=name)):
+                called, given = getattr(client.Paidup, name, None), [call.func, *call.args]
+            case _:
+                continue
+        if called:
+            signature(called).bind(*given, **{each.arg: each for each in call.keywords if each.arg})
 
 
 def documents_in(text: str) -> list[Any]:

@@ -9,7 +9,7 @@ import aiohttp
 from paidup.client.async_methods import AsyncMethods
 from paidup.client.outages import AllowDuringOutage
 from paidup.client.remembering import MAX_AGE_S
-from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse
+from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse, web_address
 from paidup.client.tokens import TokenFactory
 
 
@@ -31,7 +31,7 @@ class AsyncPaidup(AsyncMethods):
         entitlements_max_age_s: float = MAX_AGE_S,
         outage: AllowDuringOutage | None = None,
     ) -> None:
-        super().__init__(base_url, token_for, deadline_s, entitlements_max_age_s, outage)
+        super().__init__(web_address(base_url), token_for, deadline_s, entitlements_max_age_s, outage)
         self._http: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -32,7 +32,7 @@ from paidup.client.responses import (
     Status,
     SubscriptionState,
 )
-from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse
+from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse, web_address
 from paidup.client.tokens import TokenFactory
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Paidup(RememberingCaller):
         entitlements_max_age_s: float = MAX_AGE_S,
         outage: AllowDuringOutage | None = None,
     ) -> None:
-        super().__init__(base_url, token_for, deadline_s, entitlements_max_age_s, outage)
+        super().__init__(web_address(base_url), token_for, deadline_s, entitlements_max_age_s, outage)
         self._pool = urllib3.PoolManager(maxsize=20, retries=False)
         self._pool.pool_classes_by_scheme = POOL_CLASSES
 

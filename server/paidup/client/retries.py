@@ -66,6 +66,13 @@ class RetryBudget:
         return True
 
 
+def web_address(base_url: str) -> str:
+    """`base_url`, if it is an address. Raises ValueError: a call would be retried until its deadline."""
+    if not base_url.startswith(("http://", "https://")):
+        raise ValueError(f"The server's address is one such as https://billing.example.com: {base_url!r}")
+    return base_url
+
+
 class RetryingCaller:
     """Turns a call into requests and pauses, up to the deadline."""
 
