@@ -123,7 +123,7 @@ def _check_the_blocking_client(url: str, invoice: str) -> None:
 @pytest.mark.parametrize("client", [Paidup, AsyncPaidup])
 def test_an_address_without_a_scheme_is_refused_at_once(client: Any) -> None:
     """Not after a deadline of retries, as a server that gives no response."""
-    with pytest.raises(ValueError, match="'127.0.0.1:8000'"):
+    with pytest.raises(ValueError, match=r"'127\.0\.0\.1:8000'"):
         client("127.0.0.1:8000", TOKENS)
 
 
