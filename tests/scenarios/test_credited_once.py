@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Container, Sequence
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,12 +14,14 @@ from uuid import uuid4
 import msgspec
 import pytest
 
+from paidup.db.bulk import insert_missing
 from paidup.db.models import Account, Invoice, StripeEvent
 from paidup.db.shared_writes import VersionedRows, write_unchanged
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.errors import StorageUnavailable, TransactionAborted
-from paidup.payments import settlement_batches
+from paidup.payments import settlement_batches, settlements_under_way
 from paidup.payments.settlements_under_way import SettlementsUnderWay
+from paidup.reconciliation import received_events
 from paidup.reconciliation.received_events import ReceivedEvents
 from paidup.reconciliation.stripe_events import Events, store
 from paidup.runtime.clock import now
@@ -158,6 +160,44 @@ async def test_the_event_of_a_link_waits_for_the_one_that_settles_its_invoice(
     link = await deaf.webhook(bodies[1])
     assert [answer["outcome"] for _, answer in (await paid, link)] == ["settled", "skipped"]
     await assert_books_balance(grants=1)
+
+
+async def test_events_that_change_nothing_give_way_to_a_settlement_that_a_customer_waits_for(
+    deaf: Paidup, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They arrive together, and share the event loop and SQLite's connection. All are stored."""
+    _, purchase = await _paid_without_webhooks(deaf, stripe_side)
+    await wait_until(lambda: Invoice.exists(published_version=1))  # nothing else changes the row
+    deaf.services.verification_queue.add(purchase["invoice"], at_once=False)  # as a page does
+    steps: list[str] = []
+    writing, waiting, give_way = asyncio.Event(), asyncio.Event(), SettlementsUnderWay.give_way
+
+    async def write(units: Sequence[VersionedRows]) -> list[bool]:
+        writing.set()
+        await waiting.wait()
+        written = await write_unchanged(units)
+        steps.append("settled")
+        return written
+
+    async def insert(*rows: Any) -> set[Any]:
+        steps.append("stored")
+        return await insert_missing(*rows)
+
+    def wait(under_way: SettlementsUnderWay, invoices: Container[str]) -> Awaitable[None]:
+        waiting.set()
+        return give_way(under_way, invoices)
+
+    monkeypatch.setattr(settlement_batches, "write_unchanged", write)
+    monkeypatch.setattr(received_events, "insert_missing", insert)
+    monkeypatch.setattr(SettlementsUnderWay, "give_way", wait)
+    monkeypatch.setattr(settlements_under_way, "GIVE_WAY_S", 60)
+    bodies = [await _body_of(stripe_side, kind) for kind in ("invoice.paid", "charge.succeeded")]
+    paid = asyncio.create_task(deaf.webhook(bodies[0]))
+    await wait_until(writing.is_set)
+    charged = await deaf.webhook(bodies[1])
+    assert [answer["outcome"] for _, answer in (await paid, charged)] == ["settled", "unhandled_type"]
+    assert steps == ["settled", "stored"]
+    assert await StripeEvent.filter(handled_at__not_isnull=True).count() == 2
 
 
 async def test_an_event_that_changes_nothing_is_stored_once_however_often_it_comes(

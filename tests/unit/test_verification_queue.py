@@ -12,6 +12,7 @@ from paidup.domain.backoff import WATCHED_DEBIT_S, WATCHED_DELAYS_S
 from paidup.errors import StripeUnavailable
 from paidup.payments import covered_retries
 from paidup.payments import verification_queue as module
+from paidup.payments.settlements_under_way import GIVE_WAY_S
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult, Checks, Slot, VerificationWorker
 from tests.support.virtual_time import run
@@ -88,6 +89,53 @@ def test_a_single_invoice_is_checked_at_once_and_then_after_growing_pauses() -> 
     assert times[0] == 0
     assert len(times) == 5
     assert times[1:] == pytest.approx([0.5, 1.5, 3.5, 7.5], rel=0.11)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("opened", ["before", "meanwhile"])
+def test_an_invoice_that_an_event_settles_is_checked_only_if_need_be(opened: str, settled: bool) -> None:
+    """Once the settlement has ended. Until then it takes no slot, and its page shows it as being checked."""
+
+    async def play(stripe: Stripe) -> None:
+        if opened == "before":
+            stripe.queue.add("in_1", at_once=False)
+        with stripe.queue.settlements.settling("in_1"):
+            if opened == "before":
+                stripe.queue.prioritize("in_1")
+            else:
+                stripe.queue.add("in_1")
+            assert stripe.queue.is_checking("in_1")
+            await asyncio.sleep(0.1)
+            assert not stripe.acquired
+        if settled:
+            stripe.queue.mark_settled("in_1")
+        await asyncio.sleep(0.1)
+
+    times = [at for at, _ in played(Stripe, play).checked]
+    assert times == ([] if settled else [pytest.approx(0.1)])
+
+
+def test_an_invoice_whose_settlement_takes_long_is_checked_all_the_same() -> None:
+    async def play(stripe: Stripe) -> None:
+        with stripe.queue.settlements.settling("in_1"):
+            stripe.queue.add("in_1")
+            await asyncio.sleep(0.6)
+            assert [at for at, _ in stripe.checked] == [pytest.approx(0.5, rel=0.11)]
+
+    played(Stripe, play)
+
+
+def test_only_a_settlement_that_a_customer_waits_for_is_given_way_to() -> None:
+    async def play(stripe: Stripe) -> None:
+        stripe.queue.add("in_watched")
+        with stripe.queue.settlements.settling("in_other"):
+            await stripe.queue.give_way()
+            assert _now() == 0
+            with stripe.queue.settlements.settling("in_watched"):
+                await stripe.queue.give_way()
+        assert GIVE_WAY_S <= _now() < 2 * GIVE_WAY_S
+
+    played(Stripe, play)
 
 
 def test_a_bank_debit_is_checked_every_ten_to_twenty_minutes_while_a_page_is_open() -> None:

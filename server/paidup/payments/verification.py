@@ -30,7 +30,6 @@ from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeRe
 from paidup.payments.invoice_rows import IN_LOCK_ORDER, OF_ITS_ACCOUNT
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
-from paidup.payments.settlements_under_way import SettlementsUnderWay
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult, Slot
@@ -80,7 +79,8 @@ class Verification:
         self._hub = hub
         self._timeline = timeline
         self._queue = queue
-        self.under_way = SettlementsUnderWay()
+        self.under_way = queue.settlements
+        self.give_way = queue.give_way
         self._ended_leases = BackgroundBatcher(_end_leases, RESULT_TTL_S / 2)
         self._may_read_methods = True
         self._refreshing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

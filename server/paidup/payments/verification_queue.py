@@ -19,6 +19,7 @@ from contextlib import suppress
 from paidup.domain.backoff import WATCHED_DEBIT_S, WATCHED_DELAYS_S, watched_delay_s
 from paidup.payments.covered_retries import CoveredRetries
 from paidup.payments.queue_entries import QueueEntry, Retry, State, is_valid, loop_time
+from paidup.payments.settlements_under_way import SettlementsUnderWay
 
 RETRY_SHARE = 4
 """One of so many slots is for a retry, while other invoices wait for their first check."""
@@ -38,6 +39,8 @@ class VerificationQueue:
         self._covered = CoveredRetries()
         self._turn = 0
         self._changed = asyncio.Event()
+        self.settlements = SettlementsUnderWay()
+        """By events. An invoice that is being settled is checked after that, unless it is settled then."""
 
     # For sessions
 
@@ -84,9 +87,17 @@ class VerificationQueue:
             self._first_checks.pop(invoice, None)
 
     def is_checking(self, invoice: str) -> bool:
-        """Whether the invoice is being checked, or will be as soon as there is a slot."""
+        """Whether the invoice is being checked or settled, or will be checked as soon as there is a slot."""
+        if self.settlements.end_of(invoice) is not None:
+            return True
         entry = self._entries.get(invoice)
         return entry is not None and entry.state in (State.QUEUED, State.CHECKING)
+
+    # For webhooks
+
+    async def give_way(self) -> None:
+        """Wait, 20 ms at most, while events settle invoices that are watched."""
+        await self.settlements.give_way(self._entries)
 
     # For the worker
 
@@ -191,7 +202,12 @@ class VerificationQueue:
     def _check_now(self, entry: QueueEntry) -> None:
         self._covered.uncover(entry.invoice)
         entry.attempt = 0  # short pauses again for every new watcher, or many tabs would delay the next check
-        if entry.state is State.PAUSED:
+        if entry.state is not State.PAUSED:
+            return
+        if (settlement := self.settlements.end_of(entry.invoice)) is not None:
+            settlement.add_done_callback(lambda _: self.prioritize(entry.invoice))
+            self._schedule_retry(entry)  # in case it takes long
+        else:
             entry.state = State.QUEUED
             entry.due_at = loop_time()
             self._first_checks[entry.invoice] = entry

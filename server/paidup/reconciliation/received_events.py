@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -63,6 +63,8 @@ class _Done(NamedTuple):
 
 _Result = _Done | None
 """None: it has to be stored first."""
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class ReceivedEvents:
@@ -77,10 +79,10 @@ class ReceivedEvents:
         self._events = events
         self._verification = verification
         self._timeline = timeline
-        self._store = BatchExecutor(_store)
-        self._read_final = BatchExecutor(_read_final)
+        self._store = BatchExecutor(self._giving_way(_store))
+        self._read_final = BatchExecutor(self._giving_way(_read_final))
         self._beginnings = beginnings
-        self._read_known = BatchExecutor(subscriptions.read_known)
+        self._read_known = BatchExecutor(self._giving_way(subscriptions.read_known))
         handlers: dict[Callable[[Event, StripeEvent], Awaitable[_Result]], tuple[str, ...]] = {
             self._invoice: tuple(kind for kind in INVOICE_TYPES if kind not in ATTEMPTS),
             self._intent: INTENT_TYPES,
@@ -116,6 +118,15 @@ class ReceivedEvents:
             kind = TimelineEventType.WEBHOOK_RECEIVED
             self._timeline.note(done.invoice, kind, row.received_at, type=event.type, event=event.id)
         return done.outcome
+
+    def _giving_way(self, do: Callable[[Sequence[T]], Awaitable[R]]) -> Callable[[Sequence[T]], Awaitable[R]]:
+        """`do`, which no customer waits for, once the settlements that some wait for are made."""
+
+        async def later(items: Sequence[T]) -> R:
+            await self._verification.give_way()
+            return await do(items)
+
+        return later
 
     async def _handle(self, event: Event, row: StripeEvent) -> _Result:
         if not self._events.is_of_our_account(event, EventSource.WEBHOOK):
