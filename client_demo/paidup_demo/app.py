@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
+from starlette.staticfiles import NotModifiedResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from paidup.app import create_app
@@ -120,7 +121,11 @@ class Demo:
         path = FILES.get(request.path_params["name"])
         if path is None:
             raise HTTPException(404, "There is no such file.")
-        return FileResponse(path, headers={"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"})
+        headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        response = FileResponse(path, headers=headers, stat_result=path.stat())
+        if request.headers.get("if-none-match") == response.headers["etag"]:
+            return NotModifiedResponse(response.headers)  # the page has thirty modules, and asks for each
+        return response
 
     def _give_cookie(self, response: Response) -> None:
         value = str(self._cookies.dumps(f"demo-{secrets.token_hex(6)}"))

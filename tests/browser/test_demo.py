@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 
+import aiohttp
 import pytest
 from playwright.async_api import expect
 
 from paidup_demo.supervisor import WEBHOOK_DELAY_MS
-from tests.browser.story import DECLINED, SAVED, VISA, VISA_WITH_3DS, Shopper
+from tests.browser.story import DECLINED, SAVED, VISA, VISA_WITH_3DS, Demo, Shopper
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -435,3 +436,19 @@ async def test_the_fault_panel_sets_conditions(shopper: Shopper) -> None:
     await expect(panel.locator("[data-summary]")).to_have_text("Normal")
     set_now = await shopper.stripe_side.look("conditions")
     assert (set_now["webhook_drop"], set_now["webhook_delay_ms"]) == (False, WEBHOOK_DELAY_MS)
+
+
+# ---- Its files
+
+
+async def test_a_module_that_the_browser_has_is_not_sent_again(demo: Demo) -> None:
+    """304 for its ETag, and the whole file for that of another version."""
+    url = f"{demo.url}/demo/page/main.js"
+    async with aiohttp.ClientSession() as visitor:
+        async with visitor.get(url) as first:
+            tag, file = first.headers["ETag"], await first.read()
+        async with visitor.get(url, headers={"If-None-Match": tag}) as again:
+            assert (again.status, await again.read()) == (304, b"")
+            assert (again.headers["ETag"], again.headers["Cache-Control"]) == (tag, "no-cache")
+        async with visitor.get(url, headers={"If-None-Match": '"another"'}) as changed:
+            assert (changed.status, await changed.read()) == (200, file)
