@@ -14,6 +14,7 @@ from paidup.db.connection import connection, is_sqlite, write_transaction
 from paidup.db.outbound_models import DeliveryState, EventDelivery, EventEndpoint
 from paidup.domain.outbound_events import OutboundFacts
 from paidup.errors import StorageUnavailable
+from paidup.outbound import left
 from paidup.outbound.due import LEASE, Claimed, Due, Result, claim, record
 from paidup.outbound.health import Health
 from paidup.outbound.order import LOOKS_AT, PUT_OFF
@@ -91,6 +92,24 @@ async def test_a_claim_reads_no_more_where_more_waits(database: None, of_one_acc
         read.append(max(*rows, counted.total()))
         (second,) = (await claim(endpoint.id, at, 1)).due
         assert second.event_id == first.event_id + 1
+    assert read[1] - read[0] < (MORE_STEPS if is_sqlite() else MORE_ROWS), read
+
+
+async def test_counting_what_is_left_reads_no_more_where_more_is(
+    database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(left, "COUNTED", FEW)
+    at, read = now(), []
+    for size in (FEW - 1, MANY):
+        endpoint = await an_endpoint()
+        await add_deliveries(endpoint, [None] * size, at)
+        if not is_sqlite():
+            await connection().execute_script("VACUUM ANALYZE event_deliveries")
+        async with counting() as counted:
+            counts = await left.count_left()
+        read.append(counted.total())
+        assert counts[endpoint.id, DeliveryState.PENDING] == min(size, FEW)
+        assert (endpoint.id, DeliveryState.DEAD) not in counts
     assert read[1] - read[0] < (MORE_STEPS if is_sqlite() else MORE_ROWS), read
 
 

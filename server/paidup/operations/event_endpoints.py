@@ -38,6 +38,8 @@ ENDPOINT_GONE = "the endpoint was disabled or deleted"
 class EndpointDetails(msgspec.Struct, frozen=True):
     """An endpoint as it is now. `types` []: all. `dead`: deliveries that were given up.
 
+    Of these, and of those `pending`, 10,000 are counted at most.
+
     `secret` is set only where it was just made. `old_secret_until`: until then, deliveries are signed with
     both secrets.
     """
