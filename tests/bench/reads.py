@@ -91,7 +91,7 @@ async def _measure(life: Life, days: bool) -> list[tuple[str, int]]:
 
     async def activations(prefix: str) -> None:
         for number in range(ACTIVATIONS):
-            await activate(life, life.paidup.customer(f"{prefix}{number}"))
+            await activate(life, life.paidup.customer(f"{prefix}{number}"), pay_first=True)
 
     async def doubted(_: Any) -> bool:
         return True

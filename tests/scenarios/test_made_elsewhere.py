@@ -19,6 +19,7 @@ from paidup.runtime.clock import now
 from tests.support.checkout_shop import EXTRA, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup
+from tests.support.unhandled_events import wait_for_event
 from tests.support.waiting import wait_until
 
 
@@ -176,7 +177,7 @@ async def test_a_refund_before_the_claim_leaves_nothing(paidup: Paidup, shop: Ch
     paid = await shop.pay(session)
     await unclaimed(session)
     await shop.stripe.api("POST", "refunds", payment_intent=paid["payment_intent"])
-    await wait_until(lambda: StripeEvent.exists(type="refund.created", error="parked: unclaimed"))
+    await wait_for_event(paidup, type="refund.created", error="parked: unclaimed")
     ada = await paidup.services.accounts.get("ada")
     await paidup.services.claims.claim(session, ada)
     await paidup.services.reconciler.due.events()

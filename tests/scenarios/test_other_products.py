@@ -19,7 +19,7 @@ from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.stripe_sandbox import forged_event
 from tests.support.subscription_lifecycle import Life, a_life
-from tests.support.waiting import wait_until
+from tests.support.unhandled_events import wait_for_event
 
 NAMED = f"metadata[{ACCOUNT_METADATA_KEY}]"
 
@@ -102,7 +102,7 @@ async def test_an_unknown_price_of_ours_alarms(life: Life, tie: str) -> None:
             await life.stripe.api("POST", f"invoices/{draft['id']}/finalize")
             await life.stripe.api("POST", f"invoices/{draft['id']}/pay")
         await life.calm()
-    await wait_until(lambda: StripeEvent.exists(error="parked: unknown_price"))
+    await wait_for_event(life.paidup, error="parked: unknown_price")
     await give_up_unhandled()
     assert "events_given_up" in await alarms()
     assert await life.balance() == 2000
@@ -157,7 +157,7 @@ async def test_a_dismissed_event_ends_the_alarm_and_keeps_who_and_why(life: Life
     """S15: nothing is credited; dismissed again it stays as it is; a replay can still handle it."""
     price = await a_price(life, **{"product_data[metadata][paidup_plan]": "removed"})
     await paid(life, await life.stripe.customer(), price)
-    await wait_until(lambda: StripeEvent.exists(error="parked: unknown_price"))
+    await wait_for_event(life.paidup, error="parked: unknown_price")
     await give_up_unhandled()
     assert await alarms() == ["events_given_up"]
     events = [row.id for row in await StripeEvent.filter(handled_at=None)]
