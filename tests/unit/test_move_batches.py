@@ -455,6 +455,26 @@ async def test_what_another_process_changes_meanwhile_is_seen(
     assert balance == entries == live
 
 
+@ON_POSTGRES
+async def test_a_reservation_does_not_end_by_a_statement_that_leaves_its_account_out(
+    moves: CreditMoves, ada: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since the account has changed between reading and writing: then what it held would be lost."""
+    await granted(ada, 100)
+    await moves(reserve(ada, 60, "work"))
+    read, changes = account_states.read_reserving, [other_grant]
+
+    async def read_then_changed(*arguments: Any) -> dict[int, AccountState]:
+        states = await read(*arguments)
+        while changes:
+            await asyncio.create_task(changes.pop()(ada))
+        return states
+
+    monkeypatch.setattr(account_states, "read_reserving", read_then_changed)
+    assert shown([await moves(Commit(ada.id, "work", 10, BEGIN))]) == [120]
+    assert await three_sums(ada.id) == (120, 120, 120)
+
+
 async def ignore(_: Any) -> bool:
     return True
 
