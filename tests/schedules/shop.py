@@ -213,9 +213,9 @@ class Chance:
         """How often a task gives way to others before and after it waits for something."""
         return YIELDS[self.draw.getrandbits(3)]
 
-    def choice(self, letters: str) -> str:
-        """As `secrets.choice`, with which the sandbox makes its ids."""
-        return letters[int(self.draw.random() * len(letters))]
+    def token_bytes(self, number: int) -> bytes:
+        """As `secrets.token_bytes`, of which the sandbox makes its ids."""
+        return self.draw.randbytes(number)
 
 
 @asynccontextmanager
