@@ -95,6 +95,7 @@ clean: ## delete the virtual environment, the demo's data and the caches
 	rm -rf $(VENV) tests/node/node_modules .paidup .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "$(PYTHON) is Python %d.%d, and Paidup needs 3.11 or newer: name one, as in `make demo PYTHON=python3.13`" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
 # Wheels only, and the build backend is one of the pinned packages: nothing is fetched that has no hash.

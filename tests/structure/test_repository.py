@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -153,3 +155,17 @@ async def test_the_migrations_are_up_to_date_with_the_models() -> None:
 def test_what_the_procfile_runs_are_commands_of_ours() -> None:
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line)
     assert lines == {"release": "paidup migrate", "web": "paidup serve", "worker": "paidup work"}
+
+
+def test_make_names_a_python_that_is_too_old(tmp_path: Path) -> None:
+    """Before anything is installed: pip would only say that it finds no version of a package."""
+    old = tmp_path / "python3.10"
+    pretends = "import sys; sys.version_info = (3, 10, 13); exec(sys.argv[2])"
+    old.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{pretends}' \"$@\"\n")
+    old.chmod(0o700)
+    made = tmp_path / "venv"
+    command = ["make", f"PYTHON={old}", f"VENV={made}", f"{made}/bin/python"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode != 0
+    assert f"{old} is Python 3.10, and Paidup needs 3.11 or newer" in done.stderr
+    assert not made.exists()
