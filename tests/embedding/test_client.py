@@ -30,7 +30,7 @@ from paidup.client import (
     page_token,
     signed_with,
 )
-from paidup.client.calls import subscribe_call
+from paidup.client.calls import cancel_call, subscribe_call
 from paidup.client.retries import HttpResponse
 from tests.conftest import World
 from tests.support.paidup import JWT_SECRET, status_with
@@ -145,6 +145,22 @@ def test_a_rate_limit_beyond_the_deadline_raises_a_status_error() -> None:
     with pytest.raises(APIStatusError) as refused:
         steps.send(_response(429, retry_after="60"))
     assert (refused.value.status, refused.value.problem) == (429, "too-many-requests")
+
+
+@pytest.mark.parametrize("answer", [None, 503])
+def test_an_end_at_once_is_retried_only_where_it_names_what_to_end(answer: int | None) -> None:
+    """Done again, it could end another subscription. After a 429, nothing was done."""
+    for when, subscription in (("now", "sub_1"), ("period_end", None), ("now", None)):
+        steps = Paidup("http://127.0.0.1", TOKENS)._steps(cancel_call("ada", when, subscription))
+        next(steps)
+        assert isinstance(steps.send(_response(429, "0")), float)
+        next(steps)
+        lost = HttpResponse(answer, "", b"") if answer else None
+        if (when, subscription) == ("now", None):
+            with pytest.raises(APIConnectionError):
+                steps.send(lost)
+        else:
+            assert isinstance(steps.send(lost), float)
 
 
 def _response(status: int, retry_after: str) -> HttpResponse:

@@ -198,6 +198,7 @@ class Paidup(RememberingCaller):
     ) -> SubscriptionState:
         """Cancel the subscription at the end of its period, or with `when` "now" at once.
 
+        An end at once is only retried where you name the `subscription`: else it could end a second one.
         Raises NotSubscribedError, SeveralSubscriptionsError (name a `subscription`), ChangeRefusedError.
         """
         return self._run(calls.cancel_call(customer, when, subscription)).subscription

@@ -43,6 +43,8 @@ class ApiCall(NamedTuple, Generic[T]):
     body: dict[str, Any] | None = None
     etag: str | None = None
     """Of the response that the caller has: the call then returns None where it has not changed."""
+    repeatable: bool = True
+    """Whether it may be sent again after an attempt that got no answer, and may have done it."""
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -144,9 +146,11 @@ def preview_call(
 
 
 def cancel_call(customer: str, when: str, subscription: str | None) -> ApiCall[SubscriptionResult]:
-    """POST /api/subscriptions/cancel."""
-    body = _given(when=when, subscription=subscription)
-    return ApiCall(SubscriptionResult, customer, "POST", "/api/subscriptions/cancel", body)
+    """POST /api/subscriptions/cancel. Once it has ended one at once, another may be the only one left."""
+    body, repeatable = _given(when=when, subscription=subscription), when != "now" or subscription is not None
+    return ApiCall(
+        SubscriptionResult, customer, "POST", "/api/subscriptions/cancel", body, repeatable=repeatable
+    )
 
 
 def resume_call(customer: str, subscription: str | None) -> ApiCall[SubscriptionResult]:

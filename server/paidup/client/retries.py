@@ -98,6 +98,8 @@ class RetryingCaller:
                 return _decode(response, call.response_type)
             error = self._retryable_error(call, response, lost)
             lost |= isinstance(error, APIConnectionError)
+            if lost and not call.repeatable:
+                raise error
             pause = _retry_after_s(response) + pause_s * (0.5 + random.random())  # noqa: S311
             if time.monotonic() + pause >= deadline or not self._retry_budget.take():
                 raise error
