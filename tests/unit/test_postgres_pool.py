@@ -1,4 +1,4 @@
-"""A connection of the pool comes back, whenever its caller leaves."""
+"""A connection of the pool comes back, whenever its caller leaves, and keeps what it has prepared."""
 
 from __future__ import annotations
 
@@ -62,3 +62,11 @@ async def test_a_transaction_that_is_cancelled_at_any_await_changes_nothing_late
             assert done is None or (await Account.get(id=account.id)).balance == 5
             await Account.filter(id=account.id).update(balance=0)
         assert (await Account.get(id=account.id)).balance == 0
+
+
+async def test_a_prepared_statement_is_kept_as_long_as_its_connection(pool: Any) -> None:
+    """A payment that comes an hour after the last one does not wait for the parser and the planner."""
+    async with pool.acquire() as taken:
+        statements = taken._con._stmt_cache
+        assert statements.get_max_size() > 0
+        assert statements.get_max_lifetime() == 0

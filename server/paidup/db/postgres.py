@@ -120,8 +120,9 @@ class _Connector:
         if not pooled:
             settings |= {"default_transaction_isolation": "read committed", **self._timeouts.as_settings()}
             settings |= {"options": self._address.options} if self._address.options else {}
-        # Behind a pooler a prepared statement stays in a session that is another client's next.
-        cached = {"statement_cache_size": 0} if pooled else {}
+        # Behind a pooler a prepared statement stays in a session that is another client's next. Else asyncpg
+        # would forget each after five minutes, and a payment now and then would wait for parser and planner.
+        cached = {"statement_cache_size": 0} if pooled else {"max_cached_statement_lifetime": 0}
         try:
             opened: _Connection = await asyncpg.connect(
                 **self._address.arguments(host),
