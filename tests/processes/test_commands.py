@@ -56,6 +56,14 @@ def test_migrate_is_safe_to_run_again(home: Path) -> None:
         assert run(home, "migrate", forked=True, **environment()) == (0, "The database is up to date.\n")
 
 
+def test_a_stripe_that_does_not_answer_is_named_with_where_to_look(home: Path) -> None:
+    given = environment(stripe_api_base="http://127.0.0.1:1")
+    code, words = run(home, "stripe-setup", forked=True, **given)
+    assert code == 1
+    assert words.startswith("error: Stripe could not be asked (prices.list: ")
+    assert "STRIPE_API_BASE" in words
+
+
 def test_an_unreachable_database_is_an_error_without_a_traceback(home: Path) -> None:
     url = "postgresql://nobody@127.0.0.1:1/nothing"
     code, words = run(home, "work", "--once", forked=True, **environment(database_url=url))

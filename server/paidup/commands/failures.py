@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from paidup.errors import ConfigurationError, DatabaseUnreachable, PaidupError
+from paidup.errors import ConfigurationError, DatabaseUnreachable, PaidupError, StripeUnavailable
 
 
 @contextmanager
@@ -18,6 +18,9 @@ def failures_in_one_line() -> Iterator[None]:
         _exit(2, "settings", *error.problems)
     except DatabaseUnreachable as error:
         _exit(2, "settings", str(error))
+    except StripeUnavailable as error:
+        where = "see status.stripe.com, STRIPE_API_BASE and this host's outbound network"
+        _exit(1, "error", f"Stripe could not be asked ({error}): {where}")
     except PaidupError as error:
         _exit(1, "error", str(error))
     except ModuleNotFoundError as error:
