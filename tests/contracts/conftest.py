@@ -37,7 +37,7 @@ def server_url(
     )
     url = f"http://127.0.0.1:{port}"
     asyncio.run(_empty(sandbox_url))
-    child = serving_process(env, port, folder / "server.log")
+    child = serving_process(env, port, folder / "server.log", forked=True)
     asyncio.run(_ada_pays(url, sandbox_url))
     yield url
     child.stop()

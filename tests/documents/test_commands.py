@@ -81,7 +81,7 @@ def running(scratch: Path, valkey: str, sandbox_url: str, sqlite_template: Path)
     )
     url = f"http://127.0.0.1:{port}"
     asyncio.run(_prepare(sandbox_url, url))
-    server = serving_process(variables, port, home / "server.log")
+    server = serving_process(variables, port, home / "server.log", forked=True)
     try:
         yield Running(home, url, sandbox_url, variables, asyncio.run(_paid(sandbox_url, url)))
     finally:
