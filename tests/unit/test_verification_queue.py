@@ -14,7 +14,13 @@ from paidup.payments import covered_retries
 from paidup.payments import verification_queue as module
 from paidup.payments.settlements_under_way import GIVE_WAY_S
 from paidup.payments.verification_queue import VerificationQueue
-from paidup.payments.verification_worker import CheckResult, Checks, Slot, VerificationWorker
+from paidup.payments.verification_worker import (
+    MAX_CONCURRENT_CHECKS,
+    CheckResult,
+    Checks,
+    Slot,
+    VerificationWorker,
+)
 from tests.support.virtual_time import run
 
 
@@ -166,6 +172,20 @@ def test_thousands_of_sessions_cost_no_task_and_no_check_each() -> None:
         assert not stripe.checked
 
     played(lambda: Stripe(every_s=1.0), play)
+
+
+def test_a_stripe_that_does_not_answer_is_asked_for_so_many_at_a_time() -> None:
+    class SilentStripe(Stripe):
+        async def check(self, invoice: str, slot: Slot) -> CheckResult:
+            await super().check(invoice, slot)
+            return await asyncio.Future()
+
+    async def play(stripe: Stripe) -> None:
+        for number in range(200):
+            stripe.queue.add(f"in_{number}")
+        await asyncio.sleep(10)
+
+    assert len(played(SilentStripe, play).begun) == MAX_CONCURRENT_CHECKS
 
 
 def test_first_checks_go_by_arrival() -> None:
