@@ -114,6 +114,7 @@ def compose(
     async def check(key: str, slot: Slot) -> CheckResult:
         return await (checkouts.check(key, slot) if is_session(key) else verification.check(key, slot))
 
+    checks = Checks(gateway.acquire_read_slots, check, bulk.check, bulk.is_due)
     reversals = ReversalHandler(gateway, verification, settlement)
     renewals = Renewals(gateway, prices.catalogue, prices, verification)
     subscriptions = SubscriptionSync(gateway, prices, settlement, verification, renewals, clock)
@@ -137,7 +138,7 @@ def compose(
         checkouts=checkouts,
         claims=claims,
         verification_queue=queue,
-        verification_worker=VerificationWorker(queue, Checks(gateway.acquire_read_slots, check, bulk.check)),
+        verification_worker=VerificationWorker(queue, checks),
         subscriptions=subscriptions,
         events=events,
         reconciler=reconciler,

@@ -62,8 +62,9 @@ async def test_a_late_payment_is_found_by_the_list_without_single_checks_and_by_
     monkeypatch.setattr(verification_worker, "INSPECT_EVERY_S", 0.1)
     monkeypatch.setattr(bulk_verification, "LONG_PAUSE", timedelta(seconds=0.2))
     monkeypatch.setattr(covered_retries, "CHECK_EVERY_S", 10_000.0)
+    monkeypatch.setattr(verification_queue, "watched_delay_s", lambda attempt, chance: 0.5)
     if list_fails:
-        monkeypatch.setattr(covered_retries, "COVERED_S", 1.0)
+        monkeypatch.setattr(covered_retries, "COVERED_S", 3.0)
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     customers = [paidup.customer(f"ada-{number}") for number in range(CUSTOMERS)]
     purchases = [await customer.buy("pro") for customer in customers]

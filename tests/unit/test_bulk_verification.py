@@ -205,6 +205,7 @@ async def test_while_nobody_pays_rows_are_read_once_and_nothing_between_two_pass
     lists.paid = []
     for _ in range(3):
         await bulk.check(invoices)
+    assert not bulk.is_due()
     assert len(claims) == 2, "the pause is known without asking the database, and begins where nobody pays"
     read.clear()
     await lists.run(bulk, invoices)

@@ -99,13 +99,17 @@ class BulkVerification:
         self._covered: list[str] = []
         """What the pass has covered."""
 
+    def is_due(self) -> bool:
+        """Whether a pass may be made, as far as this process knows."""
+        return asyncio.get_running_loop().time() >= self._paused_until
+
     async def check(self, invoices: list[str]) -> Collection[str]:
         """Settle those of the invoices, and of all others that wait, that are paid. Never raises.
 
         Returns those that were looked for without fail, where nobody has paid: see `CoveredRetries`.
         """
         self._covered = []
-        if asyncio.get_running_loop().time() < self._paused_until:
+        if not self.is_due():
             return self._covered
         try:
             await run_exclusively(partial(self._run_pass, invoices))

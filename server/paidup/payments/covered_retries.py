@@ -71,8 +71,8 @@ class CoveredRetries:
         return [retry[1].invoice for retry in self._retries if is_valid(retry)]
 
     def next_at(self) -> float | None:
-        """When the next retry may be made. None where there is none."""
-        return None if self._first() is None else self._next_at
+        """When the next retry may be made, or is covered no more. None where there is none."""
+        return None if self._first() is None else min(self._next_at, self._until)
 
     def take(self, at: float) -> QueueEntry | None:
         """The entry whose retry may be made now, if any."""

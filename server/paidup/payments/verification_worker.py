@@ -62,6 +62,8 @@ class Checks:
 
     Returns those that this covers, since the next time finds a payment of theirs sooner than retries would.
     """
+    bulk_is_due: Callable[[], bool] = lambda: True
+    """Whether `check_in_bulk` would do anything: if not, the invoices need not be gathered."""
 
 
 class VerificationWorker:
@@ -153,7 +155,9 @@ class VerificationWorker:
     async def _inspect_forever(self) -> None:
         while True:
             await asyncio.sleep(INSPECT_EVERY_S)
-            if (self._bulk is None or self._bulk.done()) and (backlog := self._queue.begin_bulk()):
+            if not (self._bulk is None or self._bulk.done()) or not self._checks.bulk_is_due():
+                continue
+            if backlog := self._queue.begin_bulk():
                 self._bulk = asyncio.create_task(self._check_in_bulk(backlog), name="verification-bulk")
 
     async def _check_in_bulk(self, invoices: list[str]) -> None:
