@@ -18,7 +18,7 @@ from paidup.domain.payment_facts import Source
 from paidup.errors import ConfigurationError
 from paidup.operations.doctor import database_checks, stripe_checks
 from paidup.operations.doctor.database_checks import MAX_SWEEP_AGE
-from paidup.operations.doctor.network_checks import check_public_url
+from paidup.operations.doctor.network_checks import check_public_url, check_redis, open_redis
 from paidup.operations.doctor.report import Check, State, any_failed, invalid_settings
 from paidup.operations.doctor.run import CHECKS, run_checks
 from paidup.operations.doctor.settings_checks import check_mode, check_origins, check_rate_limit, check_tokens
@@ -111,7 +111,7 @@ def test_a_rate_limit_above_stripes_limit_warns() -> None:
 
 async def test_authentication_settings_are_checked() -> None:
     assert_check(await check_tokens(settings()), State.OK, "AUTH_JWT_SECRET")
-    assert_check(await check_tokens(settings(auth_jwt_secret="")), State.WARN, "401", "authenticate")
+    assert_check(await check_tokens(settings(auth_jwt_secret="")), State.FAIL, "both missing", "authenticate")
     async with key_set() as url:
         given: dict[str, Any] = {"auth_jwt_secret": "", "auth_jwks_url": url}
         assert_check(
@@ -346,6 +346,18 @@ async def test_a_stopped_or_slow_reconciler_is_reported(world: World) -> None:
     )
 
 
+async def test_a_reconciler_in_the_server_is_started_with_the_server(world: World) -> None:
+    inside: dict[str, Any] = {"reconciler_in_server": True}
+    found = (await checks_by_name(world, **inside))["reconciler"]
+    assert_check(found, State.WARN, "no reconciler has run yet", "start the server", "RECONCILER_IN_SERVER")
+    assert "paidup work" not in str(found.recommendation)
+    async with open_database(world.database_url):
+        await Watermark.create(name=RUNS, value="{}", moved_at=now() - MAX_SWEEP_AGE * 2)
+    found = (await checks_by_name(world, **inside))["reconciler"]
+    assert_check(found, State.FAIL, "last ran at", "start the server")
+    assert "paidup work" not in str(found.recommendation)
+
+
 @on_sqlite
 async def test_the_public_url_must_pass_webhooks_and_websockets(world: World) -> None:
     """Another server at the URL, a refused WebSocket and no response are each reported."""
@@ -391,9 +403,20 @@ async def test_an_audit_out_of_time_reports_its_progress(
 
 @on_sqlite
 async def test_other_checks_run_when_redis_is_down(world: World) -> None:
-    found = await checks_by_name(world, redis_url=f"redis://127.0.0.1:{free_port()}")
-    assert_check(found["redis"], State.FAIL, "did not arrive", "REDIS_URL")
+    port = free_port()
+    found = await checks_by_name(world, redis_url=f"redis://ada:hidden@127.0.0.1:{port}/0")
+    refused = f"redis://127.0.0.1:{port}/0 does not answer: ", "Connect call failed", "REDIS_URL"
+    assert_check(found["redis"], State.FAIL, *refused)
+    assert "hidden" not in str(found["redis"])
     assert found["stripe"].state is found["database"].state is State.OK
+
+
+async def test_an_embedded_valkey_that_does_not_start_is_named(tmp_path: Path) -> None:
+    """Where its directory would be, there is a file."""
+    place = tmp_path / "data"
+    place.write_text("")
+    async with open_redis(settings(redis_url="", data_dir=place)) as redis:
+        assert_check(await check_redis(redis), State.FAIL, str(place), "REDIS_URL")
 
 
 @on_sqlite

@@ -33,7 +33,7 @@ async def check_database(settings: Settings) -> list[Check]:
             return [
                 *(ok("database", "it responds"), migrated),
                 *(await check_events(), await check_webhooks(), await check_event_version()),
-                *(await check_reconciler(), await check_ledger()),
+                *(await check_reconciler(settings.reconciler_in_server), await check_ledger()),
             ]
     except (ConfigurationError, StorageUnavailable) as error:
         return [fail("database", str(error), "check DATABASE_URL and that the database is running")]
@@ -95,16 +95,20 @@ async def check_event_version() -> Check:
     )
 
 
-async def check_reconciler() -> Check:
-    """Whether a reconciler runs and keeps up."""
+async def check_reconciler(in_server: bool = False) -> Check:
+    """Whether a reconciler runs and keeps up. `in_server`: the server runs it."""
+    start = (
+        "start the server (RECONCILER_IN_SERVER=true: it reconciles)" if in_server else "run `paidup work`"
+    )
     if alarm := reconciler_behind(await due_queues()):
-        return fail("reconciler", alarm.text, "run `paidup work`, or more processes of it")
+        more = "or `paidup work` beside it" if in_server else "or more processes of it"
+        return fail("reconciler", alarm.text, f"{start}, {more}")
     last = await Watermark.get_or_none(name=RUNS)
     if last is None:
-        return warn("reconciler", "no reconciler has run yet", "run `paidup work`")
+        return warn("reconciler", "no reconciler has run yet", start)
     if now() - last.moved_at > MAX_SWEEP_AGE:
         text = f"the reconciler last ran at {last.moved_at:%Y-%m-%d %H:%M} UTC"
-        return fail("reconciler", text, "run `paidup work`")
+        return fail("reconciler", text, start)
     return ok("reconciler", "running, and nothing is overdue")
 
 

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -19,9 +20,10 @@ from paidup.operations.stripe_setup import WEBHOOK_PATH
 from paidup.realtime.hub import INVOICES, Hub
 from paidup.realtime.tickets import Tickets
 from paidup.runtime.clock import now
+from paidup.runtime.connection_urls import without_password as without_credentials
 from paidup.runtime.embedded_valkey import embedded_valkey
 from paidup.runtime.outgoing import without_password
-from paidup.runtime.redis_client import RedisClient, connect_redis
+from paidup.runtime.redis_client import REDIS_ERRORS, RedisClient, connect_redis
 from paidup.settings import Settings
 
 ROUND_TRIP_TIMEOUT_S = 3.0
@@ -31,23 +33,49 @@ WEBSOCKET_ADVICE = "let the proxy pass WebSockets, and use the server's own ALLO
 UNREACHABLE_REDIS_URL = "redis://127.0.0.1:1"
 
 
+@dataclass(frozen=True)
+class OpenedRedis:
+    """A client of the Redis at `address`. `not_started`: why the embedded Valkey is not there."""
+
+    client: RedisClient
+    address: str
+    not_started: str | None = None
+
+
 @asynccontextmanager
-async def open_redis(settings: Settings) -> AsyncIterator[RedisClient]:
+async def open_redis(settings: Settings) -> AsyncIterator[OpenedRedis]:
     """Yield a Redis client. If Redis cannot be reached, the checks that use the client report it."""
     async with AsyncExitStack() as stack:
-        url = settings.redis_url
+        url, not_started = settings.redis_url, None
         if not url:
             try:
                 url = stack.enter_context(embedded_valkey(settings.data_dir))
-            except (ConfigurationError, OSError):
-                url = UNREACHABLE_REDIS_URL
+            except (ConfigurationError, OSError) as error:
+                url, not_started = UNREACHABLE_REDIS_URL, str(error)
         redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
-        yield redis
+        yield OpenedRedis(
+            redis, without_credentials(settings.redis_url) or "the embedded Valkey", not_started
+        )
 
 
-async def check_redis(redis: RedisClient) -> Check:
-    """Whether a message published by one hub reaches another."""
+async def check_redis(opened: OpenedRedis) -> Check:
+    """Whether Redis answers, and a message published by one hub reaches another."""
+    redis, advice = opened.client, "check REDIS_URL and that Redis is running"
+    if opened.not_started:
+        return fail("redis", opened.not_started, advice)
+    try:
+        await redis.ping()
+    except REDIS_ERRORS as error:
+        reason = without_password(str(error)) or type(error).__name__
+        return fail("redis", f"{opened.address} does not answer: {reason}", advice)
+    if (arrived_ms := await _round_trip_ms(redis)) is None:
+        return fail("redis", f"{opened.address}: a published message did not arrive", advice)
+    return ok("redis", f"a message arrives in {arrived_ms:.0f} ms")
+
+
+async def _round_trip_ms(redis: RedisClient) -> float | None:
+    """How long a message takes from one hub to another. None if it does not arrive in time."""
     publisher, subscriber = Hub(redis), Hub(redis)
     received = _MessageReceived()
     probe = _probe_message()
@@ -58,12 +86,12 @@ async def check_redis(redis: RedisClient) -> Check:
             subscribed = await subscriber.subscribe(INVOICES, probe.invoice, received)
             if subscribed and await publisher.publish(probe):
                 await received.event.wait()
-                return ok("redis", f"a message arrives in {(time.monotonic() - began) * 1000:.0f} ms")
+                return (time.monotonic() - began) * 1000
     except TimeoutError:
         pass
     finally:
         await subscriber.close()
-    return fail("redis", "a published message did not arrive", "check REDIS_URL and that Redis is running")
+    return None
 
 
 class _MessageReceived:

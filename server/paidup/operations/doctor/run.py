@@ -69,7 +69,7 @@ async def run_checks(
     ]
     async with network_checks.open_redis(settings) as redis:
         on_step("Stripe")
-        checks += await stripe_checks.check_stripe_account(settings, redis, catalogue, webhook_url)
+        checks += await stripe_checks.check_stripe_account(settings, redis.client, catalogue, webhook_url)
         on_step("database")
         checks += await database_checks.check_database(settings)
         on_step("Redis")

@@ -9,7 +9,7 @@ from paidup.errors import ConfigurationError
 from paidup.key_sets import KeySetUnavailable, fetch_keys
 from paidup.operations.doctor.report import Check, fail, ok, warn
 from paidup.runtime.plans_file import read_catalogue
-from paidup.settings import Settings
+from paidup.settings import Settings, authentication_problems
 
 STRIPE_REQUESTS_PER_S = 25
 """Stripe's limit for one API endpoint, unless Stripe has raised it for the account."""
@@ -42,10 +42,11 @@ async def check_tokens(settings: Settings) -> Check:
     """How customers are authenticated."""
     if settings.auth_jwt_secret and not settings.auth_jwks_url:
         return ok("tokens", "verified by AUTH_JWT_SECRET")
-    if not settings.auth_jwks_url:
-        text = "neither AUTH_JWT_SECRET nor AUTH_JWKS_URL is set: every request of a customer gets a 401"
-        recommendation = "set one (ignore this if your application passes `authenticate` to create_app)"
-        return warn("tokens", text, recommendation)
+    if missing := authentication_problems(settings):
+        recommendation = (
+            "`paidup serve` does not start (ignore this if you pass `authenticate` to create_app)"
+        )
+        return fail("tokens", "; ".join(missing), recommendation)
     try:
         keys = await fetch_keys(settings.auth_jwks_url, settings.outgoing)
     except KeySetUnavailable as error:
