@@ -112,6 +112,17 @@ async def test_a_payment_of_nobody_is_given_a_link_or_refunded(
     assert (code, "was refunded already. Nothing was done." in output) == (1, True), output
 
 
+@pytest.mark.parametrize("command", [("import", "--dry-run"), ("backfill", "--since", "2026-01-01")])
+async def test_nothing_is_reported_where_stripe_does_not_answer_at_all(
+    home: Path, world: World, command: tuple[str, ...]
+) -> None:
+    """No "0 subscriptions": how many there are is not known."""
+    away = environment(**world.given(stripe_api_base=f"http://127.0.0.1:{free_port()}"))
+    code, output = await paidup_command(home, command, away)
+    assert (code, "status.stripe.com" in output) == (1, True), output
+    assert " 0 " not in f" {output}"
+
+
 async def test_the_doctor_reports_problems_with_exit_code_1(home: Path, world: World, run: Run) -> None:
     """S35: it reports each invalid setting, and runs the other checks once settings are valid."""
     code, output = await paidup_command(home, ("doctor", "--json"), {"PORT": "eighty"})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from msgspec.structs import replace
@@ -64,16 +66,17 @@ def backfill(
     """Settle every paid invoice created since a date. Safe to interrupt and to run again."""
     settings, when = quiet_settings(), backfills.parse_since(since)
     counts: Counter[str] = Counter()
-    try:
-        run(_backfill(settings, when, counts))
-    finally:
-        # Also after an error or Ctrl-C: invoices settled so far stay settled.
+
+    def show() -> None:
         if as_json:
             print_json({"since": when, "invoices": counts.total(), "outcomes": counts})
-        else:
-            console.print(f"{counts.total()} paid invoices since {when:%Y-%m-%d %H:%M} UTC")
-            for outcome, invoices in sorted(counts.items()):
-                console.print(f"{invoices:8} {outcome}")
+            return
+        console.print(f"{counts.total()} paid invoices since {when:%Y-%m-%d %H:%M} UTC")
+        for outcome, invoices in sorted(counts.items()):
+            console.print(f"{invoices:8} {outcome}")
+
+    with _shown_at_the_end(show, counts, as_json):
+        run(_backfill(settings, when, counts))
 
 
 def import_subscriptions(
@@ -92,15 +95,29 @@ def import_subscriptions(
     """Import the subscriptions that already exist in Stripe. Safe to interrupt and to run again."""
     options = ImportOptions(account_metadata, credit_current_period, dry_run)
     report = ImportReport()
-    try:
-        run(_import(quiet_settings(), options, report))
-    finally:  # also after Ctrl-C: what was taken up so far stays so
+
+    def show() -> None:
         if as_json:
             print_json(report)
         else:
             console.print("\n".join(report.lines()), markup=False, highlight=False)
+
+    with _shown_at_the_end(show, report.outcomes, as_json):
+        run(_import(quiet_settings(), options, report))
     if not report.complete:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _shown_at_the_end(show: Callable[[], None], done: Counter[Any], always: bool) -> Iterator[None]:
+    """Also after an error or Ctrl-C: what is `done` so far stays so. `always`: even where that is nothing."""
+    try:
+        yield
+    except BaseException:
+        if done or always:
+            show()
+        raise
+    show()
 
 
 def _print_endpoint(endpoint: EndpointSetup) -> None:
