@@ -56,6 +56,7 @@ async def test_a_pipe_gets_no_progress(world: World, home: Path) -> None:
     child = Child(["-m", "paidup.cli", "doctor"], variables, home / "piped.log", home, forked=True)
     await wait_until(lambda: child.process.poll() is not None, within=60)
     assert "settings" in child.output
+    assert [line for line in child.output.splitlines() if line.endswith(" ")] == []
     assert not BAR.search(child.output), child.output
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from rich.console import Console, ConsoleOptions
 
 UNBROKEN = 10_000
 """Columns of a table that is not shown on a terminal."""
+PADDING = re.compile(r" +$", re.MULTILINE)
 
 
 class WholeLines(Console):
@@ -13,6 +17,16 @@ class WholeLines(Console):
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, soft_wrap=True)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As in Console, without the spaces that fill the last column of a table, unless on a terminal."""
+        if self.file.isatty():
+            super().print(*objects, **options)
+            return
+        with self.capture() as capture:
+            super().print(*objects, **options)
+        self.file.write(PADDING.sub("", capture.get()))
+        self.file.flush()
 
     @property
     def options(self) -> ConsoleOptions:
