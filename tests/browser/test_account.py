@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -447,10 +448,17 @@ async def test_the_keyboard_alone_changes_and_cancels_a_plan(shopper: Shopper) -
     indirect=["shopper"],
 )
 async def test_the_account_fits_a_phone(shopper: Shopper, width: int, scheme: str) -> None:
-    """Neither the page nor a question scrolls sideways, with figures of five digits and a notice."""
+    """Neither the page nor a question scrolls sideways, with figures of five digits and a notice.
+
+    A plan's button is beside its price, where both fit.
+    """
     page = shopper.page
     await shopper.subscribe("pro", VISA_WITH_3DS, yearly=True)
     await expect_to_fit(page, width)
+    offer = page.locator("#offers li", has=page.get_by_test_id("offer-basic"))
+    price: Any = await offer.locator(".cost").bounding_box()
+    button: Any = await offer.get_by_test_id("offer-basic").bounding_box()
+    assert (button["y"] < price["y"] + price["height"]) == (width == 390)
     await expect_no_violations(page)
     await page.get_by_test_id("plan-do").click()
     await expect_to_fit(page, width)

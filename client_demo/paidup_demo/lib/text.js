@@ -122,7 +122,7 @@ export function screen(stage, known) {
           "You can close this page; the credits will be there when you come back. " +
           `Questions? Write to ${CONTACT} and name the payment ${known.reference}.`,
         steps: ["done", "paused", "next"],
-        actions: [toHome, button("check", "Check again")],
+        actions: [button("check", "Check again"), toHome],
       };
     case "processing":
       return {
