@@ -288,6 +288,15 @@ def test_every_path_that_a_document_names_exists(page: Page) -> None:
     assert missing == []
 
 
+def test_the_contents_of_the_decisions_list_each_once() -> None:
+    """By its number and its title. That each link leads to its record, test_docs_check.py checks."""
+    contents, records = document("docs/decisions.md").split("\n## ", 2)[1:]
+    titles = re.findall(r"^(?:## )?(\d+\. .+)$", records, re.MULTILINE)
+    listed = re.findall(r"^- \[(.+?)\]\(#", re.sub(r"\n {2}", " ", contents), re.MULTILINE)
+    assert sorted(listed) == sorted(titles)
+    assert [int(title.partition(".")[0]) for title in titles] == list(range(1, len(titles) + 1))
+
+
 def test_contributing_answers_ten_questions_with_a_path() -> None:
     questions = document("CONTRIBUTING.md").partition("## Find your way")[2].partition("\n## ")[0]
     answers = re.split(r"(?m)^\d+\. ", questions)[1:]
