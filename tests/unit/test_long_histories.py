@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
 
-from paidup.credits import audit, ledger, moves, shown_grants
+from paidup.credits import account_states, audit, ledger, moves, shown_grants
 from paidup.db.connection import connection, is_sqlite, open_database, write_transaction
 from paidup.db.models import Account, CreditGrant
+from paidup.db.unit_of_work import read_many
 from paidup.errors import StorageUnavailable
 from paidup.operations.search import find_matches
 from paidup.runtime.clock import now
@@ -46,6 +49,34 @@ async def test_a_long_history_is_not_read(world: World) -> None:
                 await actions[name]()
             read.append(counted)
         assert read[1].total() - read[0].total() < most, (name, read[1].most_common(2))
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_grants_are_read_in_their_order_also_where_the_planner_takes_them_for_few(
+    database_url: str,
+) -> None:
+    """It would rather sort few that are spread over the table: here, all of them."""
+    async with open_database(database_url):
+        accounts = [await an_account() for _ in range(40)]
+        account, first = accounts[-1], accounts[0].id
+        await connection().execute_script(
+            "INSERT INTO credit_grants (account_id, installment, credits, remaining, state, created_at)"
+            f" SELECT id, n, 100, CASE WHEN id = {account.id} THEN 100 ELSE 0 END, 'live', now()"
+            f" FROM (SELECT {first} + n % 40 AS id, n FROM generate_series(1, 12000) n) AS made"
+        )
+        await connection().execute_script("ANALYZE credit_grants")
+        reads: list[Callable[[], Awaitable[Any]]] = [
+            lambda: shown_grants.first_grants(account.id),
+            lambda: shown_grants.first_grants(account.id, ""),
+            lambda: account_states.read_states([account.id]),
+            lambda: read_many(CreditGrant, moves.FIRST, account.id, ""),
+        ]
+        rows = []
+        for read in reads:
+            async with counting() as counted:
+                await read()
+            rows.append(counted.total())
+        assert max(rows) < MORE_ROWS, rows
 
 
 async def test_of_very_many_grants_the_first_are_shown_and_all_pay_a_debt(

@@ -18,7 +18,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from paidup.credits import ledger
-from paidup.credits.moves import GrantPortion, spending_order
+from paidup.credits.moves import GrantPortion, spending_order, spent_first
 from paidup.db import sqlite
 from paidup.db.bulk import quote_names, to_json
 from paidup.db.connection import connection, is_sqlite
@@ -148,7 +148,7 @@ def _states_of(found: Iterable[Any], sqlite: bool) -> dict[int, AccountState]:
 
 
 _LIVE = f"account_id = accounts.id AND {WITH_CREDITS}"
-_FIRST = f"{_LIVE} ORDER BY expires_at NULLS LAST, id LIMIT {MANY_GRANTS}"
+_FIRST = f"{_LIVE} {spent_first(MANY_GRANTS)}"
 _ROLLS_OVER = f"{_LIVE} AND {ROLLS_OVER}"
 _REVERSED = "has_reversals AND settled_at IS NOT NULL"
 _HAS_REVERSED = f"(SELECT TRUE FROM invoices WHERE account_id = accounts.id AND {_REVERSED} LIMIT 1)"

@@ -22,6 +22,16 @@ WITH_CREDITS_OF_UNIT = f"account_id = $1 AND unit = $2 AND {WITH_CREDITS}"
 _GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
 
 
+def spent_first(number: int) -> str:
+    """The end of a statement that reads so many of an account's grants with credits, those first spent first.
+
+    PostgreSQL takes a limit that it does not know for a tenth of the rows (`preprocess_limit` in its
+    planner.c), and reads an index in its order. Where it knew the number, and took the account's grants for
+    fewer, it could read and sort them all.
+    """
+    return f"ORDER BY expires_at NULLS LAST, id LIMIT (SELECT {number})"
+
+
 def debt_of(account: AnyAccount) -> int:
     """How many credits the account owes; 0 if its balance is not negative."""
     owed: int = max(0, -account.balance)
@@ -49,7 +59,7 @@ async def settle_debt(account: AnyAccount, changed: Sequence[CreditGrant], debt:
             grant.state = GrantState.LIVE  # returned after its end: the next expiry run ends it
         await grant.save(update_fields=["remaining", "frozen", "state"])
     while left:  # the changed ones are used up
-        first = await read_many(CreditGrant, _FIRST, account.id, account.unit)
+        first = await read_many(CreditGrant, FIRST, account.id, account.unit)
         part = min(left, sum(grant.remaining for grant in first))
         assert part > 0, "the database has just said that there is more"
         await debit_grants(first, part)
@@ -69,7 +79,7 @@ async def _sum_of_others(account: AnyAccount, besides: Sequence[CreditGrant]) ->
     return int(found[0][0] or 0)
 
 
-_FIRST = f"{WITH_CREDITS_OF_UNIT} ORDER BY expires_at NULLS LAST, id LIMIT 20"
+FIRST = f"{WITH_CREDITS_OF_UNIT} {spent_first(20)}"
 
 
 async def debit_grants(grants: Iterable[CreditGrant], credits: int) -> list[GrantPortion]:

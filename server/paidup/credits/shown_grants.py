@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from paidup.credits.ledger import is_over
+from paidup.credits.moves import spent_first
 from paidup.db.connection import connection, is_sqlite, storage_errors
 from paidup.db.instances import to_time
 from paidup.db.models import WITH_CREDITS, CreditGrant, Invoice
@@ -19,7 +20,7 @@ from paidup.db.unit_of_work import read_many
 
 MOST = 100
 """Grants that are shown of one account."""
-FIRST = f"{WITH_CREDITS} ORDER BY expires_at NULLS LAST, id LIMIT {MOST + 1}"
+FIRST = f"{WITH_CREDITS} {spent_first(MOST + 1)}"
 """Of an account: one more than are shown, in the order in which they are spent."""
 
 
