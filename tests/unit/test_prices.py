@@ -9,6 +9,7 @@ from tortoise.exceptions import OperationalError
 
 from paidup.db.models import KnownPrice
 from paidup.domain.catalog import Catalogue, Plan, PlanPrice
+from paidup.domain.payment_facts import LineFacts
 from paidup.errors import ConfigurationError, StorageUnavailable
 from paidup.operations.price_setup import ensure_prices
 from paidup.services import Services
@@ -151,6 +152,32 @@ async def test_prices_that_could_not_be_written_are_written_together_later(
     await a_book(services)
     assert {row.id for row in await KnownPrice.all()} == set(book)
     assert writes == [len(book)] * 2
+
+
+async def test_a_payment_waits_until_the_prices_that_could_not_be_written_are(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S34: else a process that starts later might no longer find whose price it was."""
+    await KnownPrice.all().delete()
+    bulk_create, fails = KnownPrice.bulk_create, [True, True]
+
+    async def fails_twice(rows: list[KnownPrice], **named: Any) -> None:
+        if fails:
+            fails.pop()
+            raise OperationalError("the disk is full")
+        await bulk_create(rows, **named)
+
+    monkeypatch.setattr(KnownPrice, "bulk_create", fails_twice)
+    book = PriceCatalog(services.catalogue, services.gateway.account)
+    with pytest.raises(StorageUnavailable):
+        await book.refresh()
+    lines = [LineFacts(price, 2900, 1, False, 0, 0) for price in book]
+    assert not book.are_known(lines)
+    with pytest.raises(StorageUnavailable):
+        await book.learn(lines)
+    await book.learn(lines)
+    assert {row.id for row in await KnownPrice.all()} == set(book)
+    assert book.are_known(lines)
 
 
 async def test_products_and_currency_options_are_kept(services: Services, stripe_side: StripeSide) -> None:

@@ -126,15 +126,18 @@ class PriceCatalog(PriceBook):
             return len(self._prices) > before
 
     def are_known(self, lines: Iterable[LineFacts]) -> bool:
-        """Whether `learn` would read nothing."""
-        return not any(line.price and self._is_unread(line) for line in lines)
+        """Whether `learn` would read and write nothing."""
+        return not self._unsaved and not any(line.price and self._is_unread(line) for line in lines)
 
     async def learn(self, lines: Iterable[LineFacts]) -> None:
         """Read the prices of these lines that are not known, or not in the line's currency.
 
         Does nothing where all are known. Where Stripe does not answer, they stay unknown. Raises
-        StorageUnavailable.
+        StorageUnavailable: no payment is settled by a price that a later process may not know.
         """
+        if self._unsaved:
+            async with self._refreshing:
+                await self._save()
         unread = {line.price: line for line in lines if line.price and self._is_unread(line)}
         for price_id in list(unread)[:MAX_READS]:
             async with self._refreshing:
@@ -232,7 +235,7 @@ class PriceCatalog(PriceBook):
             self._read_again_at.pop(oldest, None)
 
     async def _save(self) -> None:
-        """Write what was added to the database; what cannot be written is, with what is added next."""
+        """Write what was added to the database; what cannot be written is, before a payment is settled."""
         # In the order of their ids: two processes that write the same would else wait for each other.
         rows = [KnownPrice(**asdict(price)) for _, price in sorted(self._unsaved.items())]
         if rows:
