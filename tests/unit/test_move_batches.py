@@ -455,7 +455,6 @@ async def test_what_another_process_changes_meanwhile_is_seen(
     assert balance == entries == live
 
 
-@ON_POSTGRES
 async def test_a_reservation_does_not_end_by_a_statement_that_leaves_its_account_out(
     moves: CreditMoves, ada: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,7 +484,6 @@ async def dispute(invoice: Invoice) -> None:
     await settlement.reverse(news)
 
 
-@ON_POSTGRES
 @pytest.mark.parametrize("frozen", [90, 100], ids=["committed", "released"])
 async def test_what_a_reservation_returns_is_frozen_where_a_dispute_begins_meanwhile(
     moves: CreditMoves, ada: Account, monkeypatch: pytest.MonkeyPatch, frozen: int
