@@ -115,11 +115,15 @@ class ReservationOver(Conflict):
 
 
 class AlreadySubscribed(Conflict):
-    """The customer has a running subscription; `subscriptions` has its id, plan and status."""
+    """The customer has a running subscription; `subscriptions` has its id, plan and status.
 
-    def __init__(self, subscriptions: list[dict[str, str | None]]) -> None:
+    `invoice` is its latest one, where it has the plan, price and quantity that were asked for.
+    """
+
+    def __init__(self, subscriptions: list[dict[str, str | None]], invoice: str | None = None) -> None:
         super().__init__("This customer already has a running subscription.")
         self.subscriptions = subscriptions
+        self.invoice = invoice
 
 
 class AlreadyOnPlan(Conflict):

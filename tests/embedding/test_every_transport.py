@@ -30,7 +30,6 @@ from paidup.client import (
 )
 from paidup.client.async_methods import AsyncMethods
 from paidup.client.errors import ERRORS
-from paidup.client.retries import HttpRequest, HttpResponse
 from paidup.credits import account_states
 from paidup.mounting import InProcess
 from tests.support.checkout_shop import EXTRA, CheckoutShop
@@ -249,30 +248,6 @@ async def test_refusals_are_typed(api: Any, stripe_side: StripeSide) -> None:
     await api.reserve("ada", 5, "work")
     await api.commit("ada", 5, "work")
     await refusal(ReservationClosedError, api.release("ada", "work"))
-
-
-class LossyPaidup(AsyncPaidup):
-    """The first answer to a change gets lost."""
-
-    lost = False
-
-    async def _send(self, request: HttpRequest) -> HttpResponse | None:
-        response = await super()._send(request)
-        self.lost, lose = True, request.url.endswith("/change") and not self.lost
-        return None if lose else response
-
-
-async def test_a_change_whose_answer_was_lost_is_the_one_that_was_made(
-    paidup: Server, stripe_side: StripeSide
-) -> None:
-    async with LossyPaidup(paidup.url, TOKENS) as api:
-        basic = await buy(api, stripe_side, "basic")
-        api.lost = False
-        made = await api.change("ada", "pro")
-        assert api.lost
-        assert made.invoice != basic.invoice
-        assert (await api.account("ada")).running_plans == {"pro"}
-        assert (await refusal(AlreadyOnPlanError, api.change("ada", "pro"))).invoice == made.invoice
 
 
 async def test_a_fault_of_the_server_is_typed(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:

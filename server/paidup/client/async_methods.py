@@ -147,7 +147,8 @@ class AsyncMethods(RememberingCaller):
         `plan` is an id from the plans file; `interval` is "month" or "year", by default the plan's
         first. Raises UnknownPlanError, AlreadySubscribedError, PaymentUnderWayError, InvalidInputError.
         """
-        return await self._run(calls.subscribe_call(customer, plan, interval, quantity))
+        made: PendingPayment = await self._drive(calls.subscribe_steps(customer, plan, interval, quantity))
+        return made
 
     async def change(
         self,

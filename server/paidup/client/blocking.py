@@ -159,7 +159,8 @@ class Paidup(RememberingCaller):
         `plan` is an id from the plans file; `interval` is "month" or "year", by default the plan's
         first. Raises UnknownPlanError, AlreadySubscribedError, PaymentUnderWayError, InvalidInputError.
         """
-        return self._run(calls.subscribe_call(customer, plan, interval, quantity))
+        made: PendingPayment = self._drive(calls.subscribe_steps(customer, plan, interval, quantity))
+        return made
 
     def change(
         self,

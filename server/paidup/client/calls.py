@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
 from paidup.client.entitlements import Entitlements
-from paidup.client.errors import AlreadyOnPlanError
+from paidup.client.errors import AlreadyOnPlanError, AlreadySubscribedError
 from paidup.client.responses import (
     AccountState,
     ChangePreview,
@@ -114,6 +114,19 @@ def subscribe_call(customer: str, plan: str, interval: str | None, quantity: int
     """POST /api/subscriptions."""
     body = _given(plan=plan, quantity=quantity, interval=interval)
     return ApiCall(PendingPayment, customer, "POST", "/api/subscriptions", body)
+
+
+def subscribe_steps(
+    customer: str, plan: str, interval: str | None, quantity: int
+) -> Generator[ApiCall[Any], Any, PendingPayment]:
+    """The purchase. One with nothing to pay runs at once: a lost attempt may have made it, as in a change."""
+    try:
+        made: PendingPayment = yield subscribe_call(customer, plan, interval, quantity)
+    except AlreadySubscribedError as error:
+        if not error.repeated or error.invoice is None:
+            raise
+        made = yield adopt_call(customer, error.invoice)
+    return made
 
 
 def change_call(

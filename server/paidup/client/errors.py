@@ -28,7 +28,7 @@ class APIStatusError(APIError):
     """Names the request in the server's log."""
     invoice: str | None = None
     """The invoice that prevents the call, for `payment-under-way` and `invoice-unpaid`; the subscription's
-    latest one for `already-on-plan`.
+    latest one for `already-on-plan`, and for `already-subscribed` where it is what was asked for.
     """
     repeated: bool = False
     """Whether an earlier attempt of the call got no answer: it may have done what is refused now."""

@@ -26,7 +26,6 @@ from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, Source
 from paidup.domain.stages import Stage
 from paidup.errors import (
-    AlreadySubscribed,
     Conflict,
     InvalidInput,
     NotFound,
@@ -107,7 +106,7 @@ class Checkout:
         pending = await self.pending_subscription(account)
         running = await self._own.running(account, of_own_purchases=True)
         if others := [each for each in running if pending is None or each.id != pending.subscription]:
-            raise AlreadySubscribed(self._own.described(others))
+            raise self._own.refused(others, wanted)
         if pending is not None:
             same = await self._same(pending, wanted)
             again = await self.resume_pending(pending.id, account, same, partial(self._give_up, pending))
@@ -115,7 +114,7 @@ class Checkout:
                 return again
         # The pending one runs after a bank debit. If its invoice is void and it still does, nothing is sold.
         if running and (running := await self._own.running(account, of_own_purchases=True)):
-            raise AlreadySubscribed(self._own.described(running))
+            raise self._own.refused(running, wanted)
         await self._sessions.close_all(account, SUBSCRIPTION)
         made = await self._subscribe(account, *wanted)
         await self._sessions.close_known(account, SUBSCRIPTION)  # of a request at the same time

@@ -10,7 +10,13 @@ from paidup.db.connection import storage_errors
 from paidup.db.customers import customers_of
 from paidup.db.models import Account, Subscription
 from paidup.db.own_purchases import named_by_payers
-from paidup.errors import NotFound, NotSubscribed, SeveralSubscriptions, StripeRefused
+from paidup.errors import (
+    AlreadySubscribed,
+    NotFound,
+    NotSubscribed,
+    SeveralSubscriptions,
+    StripeRefused,
+)
 from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import RUNNING, StripeGateway
 from paidup.stripe_api.schemas import StripeSubscription
@@ -58,6 +64,17 @@ class OwnSubscriptions:
         if len(running) > 1:
             raise SeveralSubscriptions(self.described(running))
         return running[0]
+
+    async def ended(self, account: Account, wanted: str | None) -> Subscription | None:
+        """The account's subscription `wanted`, if it was cancelled and is over."""
+        with storage_errors():
+            return await Subscription.get_or_none(id=wanted, account_id=account.id, status="canceled")
+
+    def refused(self, running: list[StripeSubscription], wanted: tuple[str, int]) -> AlreadySubscribed:
+        """Why nothing is sold. It names the invoice of the only one, if it is of this price and quantity."""
+        item = self._sync.item_of(running[0])
+        same = len(running) == 1 and (item.price.id, item.quantity or 1) == wanted
+        return AlreadySubscribed(self.described(running), running[0].latest_invoice_id if same else None)
 
     def described(self, subscriptions: list[StripeSubscription]) -> list[dict[str, str | None]]:
         """What tells them apart in a problem document."""

@@ -20,6 +20,7 @@ from paidup.errors import (
     Conflict,
     InvalidInput,
     InvoiceUnpaid,
+    NotFound,
     PaymentUnderWay,
     StripeError,
     StripeUnavailable,
@@ -138,11 +139,16 @@ class PlanChanges:
             raise PaymentUnderWay(unpaid.id)
 
     async def cancel(self, account: Account, at_once: bool, subscription: str | None = None) -> Subscription:
-        """End the subscription with its period, or now.
+        """End the subscription with its period, or now. One that is named and has ended stays as it is.
 
         Raises NotFound, NotSubscribed, SeveralSubscriptions, StripeError.
         """
-        running = await self._own.choose(account, subscription)
+        try:
+            running = await self._own.choose(account, subscription)
+        except NotFound:
+            if at_once and (ended := await self._own.ended(account, subscription)):
+                return ended  # by an earlier attempt, whose answer was lost
+            raise
         requested_at = self._clock()
         with refusals(running):
             if at_once:
