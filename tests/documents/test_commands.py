@@ -1,4 +1,4 @@
-"""Run every command and SQL query of the documents against a running server.
+"""Run every command of the documents against a running server.
 
 Placeholders are replaced: URLs by the server's, `in_…` by an invoice, `$JWT` by a token. Where a
 document shows the output of a command, the real output must have the same shape.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import pytest
 
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from tests.documents.commands import HERE
-from tests.structure.pages import Block, Command, pages
+from tests.structure.pages import Command, pages
 from tests.structure.sources import ROOT
 from tests.support.paidup import Customer, Paidup, environment, serving_process
 from tests.support.processes import free_port
@@ -38,7 +37,6 @@ COMMANDS = list(
     {command.text: command for command in sorted(EVERY, key=lambda each: bool(each.answer))}.values()
 )
 """Each command once; preferably from a document that shows its output."""
-QUERIES = [block for page in pages() for block in page.blocks() if block.language == "sql"]
 SHELL = f"""set -eu
 paidup() {{ {sys.executable} -m paidup.cli "$@"; }}
 curl() {{ command curl --silent --show-error --fail-with-body "$@"; }}
@@ -141,10 +139,3 @@ def shape(value: Any) -> Any:
     if isinstance(value, list):
         return [shape(value[0])] if value else []
     return type(value).__name__
-
-
-@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.where)
-def test_documented_queries_run(running: Running, query: Block) -> None:
-    with sqlite3.connect(running.home / "documents.db", timeout=20) as connection:
-        connection.execute(running.fill_in(query.text))
-    connection.close()

@@ -75,7 +75,7 @@ async def answer_to(paidup: Paidup, *parts: bytes) -> str:
         head = closed.partial.decode()
     writer.transport.abort()
     await wait_until(lambda: not paidup.sockets._sessions)
-    return re.sub(r"(?m)^(date|x-request-id|retry-after|content-length): .*\n", "", head)
+    return re.sub(r"(?mi)^(date|x-request-id|retry-after|content-length): .*\n", "", head)
 
 
 PLAIN: dict[str, dict[str, str | None]] = {
