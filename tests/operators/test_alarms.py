@@ -12,6 +12,7 @@ import pytest
 
 from paidup.db.models import Invoice, StripeEvent
 from paidup.errors import StripeUnavailable
+from paidup.reconciliation import alarms
 from paidup.reconciliation.alarms import ALARMS, OVERDUE, Alarms, due_queues, take_snapshot
 from paidup.runtime.clock import now
 from paidup.runtime.metrics import Metrics
@@ -46,6 +47,17 @@ async def test_overdue_work_raises_an_alarm_until_it_is_done(database: None) -> 
     assert "1 invoices; the oldest for 20 minutes" in alarm.text
     await Invoice.filter(id=invoice.id).update(next_check_at=None)
     assert await names() == []
+
+
+async def test_no_more_than_a_number_is_counted_of_what_is_due(
+    database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alarms, "COUNTED", 2)
+    for _ in range(3):
+        await an_invoice(await an_account(), next_check_at=now() - OVERDUE * 2)
+    assert [queue.due for queue in await due_queues()] == [0, 2, 0, 0]
+    (alarm,) = (await take_snapshot()).alarms
+    assert "Due and not done: 2 or more invoices; " in alarm.text
 
 
 async def test_an_abandoned_event_raises_an_alarm_until_it_is_handled(database: None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from types import ModuleType
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -17,17 +19,21 @@ from paidup.db.outbound_models import (
     OutboundEvent,
 )
 from paidup.domain.outbound_settings import OutboundSettings
+from paidup.errors import TransactionAborted
+from paidup.operations import event_endpoints
 from paidup.operations.audit_log import Operator
-from paidup.operations.event_endpoints import EndpointChanges, change_endpoint
+from paidup.operations.event_endpoints import EndpointChanges, change_endpoint, delete_endpoint
 from paidup.operations.event_replay import Replay, replay
+from paidup.outbound import due, endpoints
 from paidup.outbound.dispatcher import Dispatcher
-from paidup.outbound.endpoints import take_settings
+from paidup.outbound.endpoints import disable, take_settings
 from paidup.outbound.retries import DELAYS_S, MAX_ATTEMPTS, MAX_PAUSE_S, endpoint_pause_s, retry_delay_s
 from paidup.outbound.sender import Sender
 from paidup.reconciliation.alarms import take_snapshot
 from paidup.reconciliation.pruning import Retention, prune
 from paidup.runtime.clock import now
 from paidup.runtime.metrics import Metrics
+from tests.support.backlogs import add_deliveries, an_endpoint
 from tests.support.factories import an_account, granted
 from tests.support.receivers import SECRET, Receiver
 from tests.support.waiting import wait_until
@@ -160,3 +166,46 @@ def test_retries_last_three_days_and_then_end() -> None:
     assert endpoint_pause_s(4, 0.5) is None
     assert endpoint_pause_s(5, 0.5) == 2.0
     assert endpoint_pause_s(500, 0.5) == MAX_PAUSE_S
+
+
+def aborted_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
+    """`name` of this module is aborted the first time, in favour of another transaction."""
+    original: Callable[..., Any] = getattr(module, name)
+
+    def abort(*_: Any, **__: Any) -> Any:
+        monkeypatch.setattr(module, name, original)
+        raise TransactionAborted("a deadlock")
+
+    monkeypatch.setattr(module, name, abort)
+
+
+async def test_disabling_an_endpoint_is_done_again_after_a_deadlock(
+    database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL, with the records of a batch of its deliveries: an operator is not told of it."""
+    for by in ("dispatcher", "operator", "deletion"):
+        endpoint = await an_endpoint()
+        await add_deliveries(endpoint, [None], now())
+        if by == "dispatcher":
+            aborted_once(monkeypatch, endpoints, "locked")
+            await disable(endpoint.id, "it answered 410 Gone")
+        else:
+            aborted_once(monkeypatch, event_endpoints, "note")
+            changes = EndpointChanges(enabled=False)
+            if by == "operator":
+                await change_endpoint(endpoint.name, changes, private_allowed=True, operator=GRACE)
+            else:
+                await delete_endpoint(endpoint.name, GRACE)
+        assert await EventDelivery.filter(endpoint=endpoint, state=DeliveryState.DEAD).count() == 1
+
+
+async def test_a_record_is_written_again_after_a_deadlock(
+    database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what was delivered is sent once more, after its lease."""
+    at, endpoint = now(), await an_endpoint()
+    await add_deliveries(endpoint, [None], at)
+    (claimed,) = (await due.claim(endpoint.id, at, 1)).due
+    aborted_once(monkeypatch, due, "is_sqlite")
+    await due.record([due.Result(claimed.id, 1, DeliveryState.DELIVERED, None, at, 200, "", None, 1)], at)
+    assert await EventDelivery.filter(endpoint=endpoint, state=DeliveryState.DELIVERED).count() == 1

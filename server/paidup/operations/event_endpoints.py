@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 from tortoise.exceptions import IntegrityError
 
-from paidup.db.connection import locked, storage_errors, write_transaction
+from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.models import Action
 from paidup.db.outbound_models import DeliveryState, EndpointState, EventDelivery, EventEndpoint
 from paidup.domain.endpoint_urls import url_problem, without_secrets
@@ -102,6 +102,7 @@ async def create_endpoint(
     return replace(_details(row, {}), secret=secret)
 
 
+@repeatable
 async def change_endpoint(
     reference: str, changes: EndpointChanges, private_allowed: bool, operator: Operator
 ) -> EndpointDetails:
@@ -134,6 +135,7 @@ async def change_endpoint(
     return await read_endpoint(str(row.id))
 
 
+@repeatable
 async def delete_endpoint(reference: str, operator: Operator) -> EndpointDetails:
     """Delete an endpoint; its deliveries stay listed. Raises what `change_endpoint` raises."""
     async with write_transaction():

@@ -19,7 +19,7 @@ import msgspec
 
 from paidup.db import sqlite
 from paidup.db.bulk import select_by_keys, sqlite_update_sql, to_arrays, to_json, update_many, update_sql
-from paidup.db.connection import connection, is_sqlite, storage_errors, write_transaction
+from paidup.db.connection import connection, is_sqlite, repeatable, storage_errors, write_transaction
 from paidup.db.outbound_models import DeliveryState, EventDelivery
 from paidup.domain.outbound_events import OutboundFacts
 from paidup.outbound.order import LOOKS_AT, PUT_OFF, SEEN, next_sql
@@ -189,6 +189,7 @@ async def _seen_on_sqlite(endpoint: int, at: datetime, limit: int) -> tuple[list
     return due[:limit], behind
 
 
+@repeatable
 async def record(results: Sequence[Result], at: datetime) -> None:
     """Record these, unless another process has made a later attempt meanwhile. Raises StorageUnavailable.
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 import structlog
 from tortoise.expressions import Q
 
-from paidup.db.connection import locked, storage_errors, write_transaction
+from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.outbound_models import DeliveryState, EndpointState, EventDelivery, EventEndpoint
 from paidup.domain.endpoint_urls import without_secrets
 from paidup.domain.outbound_settings import OutboundSettings, parts
@@ -22,6 +22,7 @@ MAX_NAME = 200
 DISABLED_BY_OPERATOR = "disabled by an operator"
 
 
+@repeatable
 async def disable(endpoint: int, because: str, state: EndpointState = EndpointState.DISABLED) -> None:
     """Send nothing to it any more. What is pending is given up: it can be replayed."""
     async with write_transaction():

@@ -16,9 +16,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from datetime import datetime, timedelta
-from typing import Any
 
 import msgspec
+from tortoise import Model
 from tortoise.queryset import QuerySet
 
 from paidup.db.connection import storage_errors
@@ -27,7 +27,7 @@ from paidup.db.outbound_models import EndpointState, EventEndpoint
 from paidup.db.unit_of_work import count_up_to
 from paidup.domain.payment_facts import Source
 from paidup.outbound.endpoints import DISABLED_BY_OPERATOR
-from paidup.outbound.left import LEFT, count_left
+from paidup.outbound.left import COUNTED, LEFT, count_left
 from paidup.payments.outcomes import EventOutcome
 from paidup.payments.unclaimed import unclaimed_payments
 from paidup.reconciliation.read_budget import DEFAULT_READS_PER_MONTH, ReadUse, read_use
@@ -63,7 +63,7 @@ class Alarm(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """Rows that are due for the reconciler; `oldest` is the earliest due time."""
+    """Rows that are due for the reconciler, `COUNTED` at most; `oldest` is the earliest due time."""
 
     name: str
     due: int
@@ -143,20 +143,23 @@ async def take_snapshot(
 
 
 async def due_queues() -> list[Queue]:
-    """What is due, by queue. Costs as much as is due. Raises StorageUnavailable."""
-    at = now()
+    """What is due, by queue. Raises StorageUnavailable."""
     with storage_errors():
         return [
-            await _queue("events", StripeEvent.filter(next_attempt_at__lte=at), "next_attempt_at"),
-            await _queue("invoices", Invoice.filter(next_check_at__lte=at), "next_check_at"),
-            await _queue("sessions", CheckoutSession.filter(next_check_at__lte=at), "next_check_at"),
-            await _queue("versions", Invoice.filter(publish_due_at__lte=at), "publish_due_at"),
+            await _queue("events", StripeEvent, "next_attempt_at"),
+            await _queue("invoices", Invoice, "next_check_at"),
+            await _queue("sessions", CheckoutSession, "next_check_at"),
+            await _queue("versions", Invoice, "publish_due_at"),
         ]
 
 
-async def _queue(name: str, due: QuerySet[Any], column: str) -> Queue:
+async def _queue(name: str, model: type[Model], column: str) -> Queue:
+    at = now()
+    due = model.filter(**{f"{column}__lte": at})
     first = await due.order_by(column).only("id", column).first()
-    return Queue(name, await due.count(), getattr(first, column)) if first else Queue(name, 0, None)
+    if first is None:
+        return Queue(name, 0, None)
+    return Queue(name, await count_up_to(COUNTED, model, f"{column} <= $1", at), getattr(first, column))
 
 
 def reconciler_behind(queues: list[Queue]) -> Alarm | None:
@@ -166,7 +169,8 @@ def reconciler_behind(queues: list[Queue]) -> Alarm | None:
     if not late:
         return None
     oldest = min(queue.oldest for queue in late if queue.oldest)
-    what = ", ".join(f"{queue.due} {queue.name}" for queue in late)
+    more = {COUNTED: " or more"}
+    what = ", ".join(f"{queue.due}{more.get(queue.due, '')} {queue.name}" for queue in late)
     text = f"Due and not done: {what}; the oldest for {(at - oldest) // timedelta(minutes=1)} minutes. "
     return Alarm("reconciler_behind", text + "Does `paidup work` run (or RECONCILER_IN_SERVER=true)?")
 
