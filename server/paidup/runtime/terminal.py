@@ -25,8 +25,11 @@ class WholeLines(Console):
             return
         with self.capture() as capture:
             super().print(*objects, **options)
-        self.file.write(PADDING.sub("", capture.get()))
-        self.file.flush()
+        try:
+            self.file.write(PADDING.sub("", capture.get()))
+            self.file.flush()
+        except BrokenPipeError:  # `paidup explain ... | head -1` ends quietly, as with Console's own print
+            self.on_broken_pipe()
 
     @property
     def options(self) -> ConsoleOptions:
