@@ -23,6 +23,7 @@ from paidup.payments.bulk_verification import (
     read_windows,
     split_into_windows,
 )
+from paidup.payments.invoice_rows import CLOCK_LEEWAY_S
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.timeline import Timeline
 from paidup.runtime.clock import now
@@ -36,7 +37,7 @@ def test_windows_have_no_gaps_and_cover_every_invoice(created: list[int]) -> Non
     windows = sorted(split_into_windows(created))
     assert bool(windows) == bool(created)
     if windows:
-        assert windows[0].since <= min(created) - module.CLOCK_LEEWAY_S
+        assert windows[0].since <= min(created) - CLOCK_LEEWAY_S
         assert [window.until for window in windows] == [*(window.since for window in windows[1:]), None]
         assert all(window.until is None or window.since < window.until for window in windows)
 
@@ -55,7 +56,7 @@ def test_a_few_invoices_take_few_pages() -> None:
 def test_the_most_crowded_windows_come_first() -> None:
     """A few old invoices make long windows; they are verified one by one meanwhile."""
     windows = split_into_windows([*range(0, 1000, 100), *range(1000, 1100)])
-    assert windows[-1].since == -module.CLOCK_LEEWAY_S
+    assert windows[-1].since == -CLOCK_LEEWAY_S
     assert all(window.since >= 800 for window in windows[:-2])
 
 
@@ -122,7 +123,7 @@ async def test_while_nobody_pays_one_page_is_read() -> None:
     windows = len(split_into_windows([int(at.timestamp()) for at in begun]))
     assert windows > 2
     assert [await lists.run(bulk, invoices) for _ in range(3)] == [windows, 1, 1]
-    oldest = int(begun[-1].timestamp()) - module.CLOCK_LEEWAY_S  # as Stripe's clock may say
+    oldest = int(begun[-1].timestamp()) - CLOCK_LEEWAY_S  # as Stripe's clock may say
     lists.paid = [a_paid_invoice(invoices[-1], oldest)]
     assert (await lists.run(bulk, invoices), lists.settled) == (1, [invoices[-1]])
     assert [await lists.run(bulk, invoices) for _ in range(2)] == [windows, 1], "somebody pays: as ever"

@@ -23,6 +23,7 @@ from paidup.errors import StripeRefused, StripeUnavailable, TransactionAborted
 from paidup.payments import settlement_batches, settlement_rules, verification_queue, verification_worker
 from paidup.payments import verification as module
 from paidup.payments.bulk_verification import BulkVerification
+from paidup.payments.invoice_rows import CLOCK_LEEWAY_S
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
@@ -49,6 +50,7 @@ class Stripe:
         self.may_answer.set()
         self.error: Exception | None = None
         self.paid = False
+        self.created = int(row.created_at.timestamp())
         self.unpaid = "requires_action"
         self.slot = asyncio.Event()
         self.slot.set()
@@ -99,7 +101,7 @@ class Stripe:
             amount_due=2900,
             amount_paid=0,
             amount_remaining=2900,
-            created=1,
+            created=self.created,
             lines=ListOf([]),
             total=2900,
             status="open",
@@ -235,6 +237,18 @@ async def test_only_an_invoice_without_any_payment_awaits_it(
 ) -> None:
     """Others are read one by one, however many wait: a list of paid invoices does not show their outcome."""
     stripe.unpaid = intent
+    process = Process(services, stripe)
+    assert (await process.verification.check(row.id)).awaits_payment is awaits_payment
+    await process.verification.close()
+
+
+@pytest.mark.parametrize(("earlier_s", "awaits_payment"), [(CLOCK_LEEWAY_S - 1, True), (3600, False)])
+async def test_an_invoice_that_stripe_made_long_before_its_row_is_not_left_to_the_list(
+    services: Services, stripe: Stripe, row: Invoice, earlier_s: int, awaits_payment: bool
+) -> None:
+    """The list is read from the time of the oldest row on, so it does not show that such a one is paid."""
+    stripe.unpaid = "requires_payment_method"
+    stripe.created -= earlier_s
     process = Process(services, stripe)
     assert (await process.verification.check(row.id)).awaits_payment is awaits_payment
     await process.verification.close()

@@ -27,6 +27,7 @@ from paidup.db.watermarks import claim_watermark
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import PaidupError, StorageUnavailable
+from paidup.payments.invoice_rows import CLOCK_LEEWAY_S
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import now
@@ -55,8 +56,6 @@ FEWEST_IN_WINDOW = 10
 MAX_PAGES_PER_WINDOW = 20
 RECENT = timedelta(hours=1)
 """Older invoices are verified one by one: they are many pages away in the list."""
-CLOCK_LEEWAY_S = 60
-"""How much earlier Stripe may have created an invoice than its row was made here."""
 FAILURES: tuple[type[BaseException], ...] = (PaidupError, msgspec.DecodeError, *OUTAGES)
 """What may go wrong in one window without ending the pass."""
 

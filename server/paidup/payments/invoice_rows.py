@@ -11,6 +11,7 @@ from paidup.credits import ledger, reversals
 from paidup.db.bulk import update_many
 from paidup.db.connection import locked, storage_errors
 from paidup.db.models import Account, Invoice
+from paidup.db.shared_writes import ReadCells
 from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.backoff import FIRST_CHECK_S
 from paidup.domain.decisions import UNCOLLECTIBLE, Decision, InvoiceSnapshot, InvoiceStatus
@@ -24,6 +25,20 @@ IN_LOCK_ORDER = (Account, Invoice)
 """The holder of an account may write each of its invoices: nobody may hold one and wait for the account."""
 OF_ITS_ACCOUNT = "accounts.id = invoices.account_id"
 """The SQL condition that joins both."""
+
+CLOCK_LEEWAY_S = 60
+"""How much earlier Stripe may have created an invoice than its row was made here."""
+
+
+def is_older(read: ReadCells, facts: PaymentFacts) -> bool:
+    """Whether Stripe has created the invoice long before the row of it, which is the last of those read.
+
+    Where Paidup has taken it up later, or this host's clock is ahead.
+    """
+    _, row = read.rows().rows
+    assert isinstance(row, Invoice)
+    since = row.created_at.timestamp() - CLOCK_LEEWAY_S
+    return facts.invoice is not None and facts.invoice.created < since
 
 
 async def lock_invoice(invoice: str) -> tuple[Invoice, Account]:

@@ -16,7 +16,8 @@ class State(IntEnum):
 class QueueEntry:
     """`due_at` is when its check is, or was, due; `since` when it was first watched (the loop's time).
 
-    `awaits_payment`: at its last check Stripe showed no payment, not even one that failed.
+    `awaits_payment`: at its last check Stripe showed no payment, not even one that failed, and a list of
+    recent invoices will show it.
     """
 
     __slots__ = ("attempt", "awaits_payment", "due_at", "invoice", "since", "state", "watchers")

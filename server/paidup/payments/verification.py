@@ -27,7 +27,7 @@ from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, PaymentFacts, Source
 from paidup.domain.stages import Stage
 from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeRefused, StripeUnavailable
-from paidup.payments.invoice_rows import IN_LOCK_ORDER, OF_ITS_ACCOUNT
+from paidup.payments.invoice_rows import IN_LOCK_ORDER, OF_ITS_ACCOUNT, is_older
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline, TimelineEventType
@@ -96,9 +96,10 @@ class Verification:
         leased = await self._acquire_lease(invoice)
         if leased is None:
             return None
-        return await self._verify_leased(
+        verified = await self._verify_leased(
             invoice, leased, source, partial(self._gateway.read_invoice, invoice, max_wait_s)
         )
+        return verified[0] if verified else None
 
     async def read(
         self,
@@ -236,16 +237,19 @@ class Verification:
             leased = await self._acquire_lease(invoice)
             if leased is None:
                 return await self._result(invoice, None, used_slot=False)
-            settled = await self._verify_leased(
+            verified = await self._verify_leased(
                 invoice,
                 leased,
                 Source.VERIFICATION,
                 partial(self._gateway.read_invoice, invoice, slot_acquired=True),
                 slot,
             )
-            if settled is None:
+            if verified is None:
                 return await self._result(invoice, None, used_slot=False)
-            return await self._result(invoice, settled.status, answered=True)
+            settled, facts = verified
+            result = await self._result(invoice, settled.status, answered=True)
+            awaits_payment = result.awaits_payment and not is_older(leased, facts)
+            return result._replace(awaits_payment=awaits_payment)
         except (StripeUnavailable, StorageUnavailable) as error:
             log.info("verification_postponed", invoice=invoice, error=str(error))
         except PaidupError as error:
@@ -287,7 +291,7 @@ class Verification:
         source: Source,
         read: Callable[[], Awaitable[StripeInvoice]],
         slot: Slot | None = None,
-    ) -> Settled | None:
+    ) -> tuple[Settled, PaymentFacts] | None:
         """None where the check is not needed any more once it has its slot."""
         settled: Settled | None = None
         try:
@@ -295,7 +299,7 @@ class Verification:
                 return None
             facts = await self._read_facts(invoice, source, read)
             settled = await self.settle(facts, source, leased=leased)
-            return settled
+            return settled, facts
         finally:
             final = settled is not None and settled.status is not None and settled.status.terminal
             if not final:  # a final row is leased no more: see _OPEN

@@ -36,7 +36,7 @@ class CheckResult(NamedTuple):
     """`settled`: nothing is left to check. `used_slot`: a request was made to Stripe.
 
     `takes_days`: a bank debit is under way. `awaits_payment`: Stripe showed no payment, not even one
-    that failed.
+    that failed, and a list of recent invoices will show it.
     """
 
     settled: bool
