@@ -641,3 +641,42 @@ def test_a_customer_who_asks_is_checked_and_retried_as_ever(during_a_pass: bool)
         assert times[1] <= 1.5
 
     played(covering, play)
+
+
+def checked_once(queue: VerificationQueue, invoice: str, awaits_payment: bool = True) -> None:
+    """Its first check is over, and its retry is due half a second later."""
+    queue.add(invoice)
+    entry = queue.next()
+    assert entry is not None
+    queue.finish(entry, settled=False, awaits_payment=awaits_payment)
+
+
+def test_no_slots_are_taken_for_retries_that_are_not_made() -> None:
+    """Else each retry of another invoice would take three more slots, which customers wait for."""
+
+    async def main() -> None:
+        queue = VerificationQueue()
+        for number in range(4):
+            checked_once(queue, f"in_{number}", awaits_payment=number > 0)
+        queue.end_bulk([f"in_{number}" for number in range(4)])
+        await asyncio.sleep(1)
+        assert queue.due_together(4) == 1
+
+    run(main())
+
+
+def test_a_pass_for_first_checks_looks_for_what_is_covered_too() -> None:
+    """Though its retry is not due for long. Else it would be covered no more."""
+
+    async def main() -> None:
+        queue = VerificationQueue()
+        await asyncio.sleep(1)
+        checked_once(queue, "in_covered")
+        queue.end_bulk(["in_covered"])
+        first = [f"in_{number}" for number in range(module.BULK_THRESHOLD)]
+        for invoice in first:
+            queue.add(invoice)
+        await asyncio.sleep(module.BULK_AFTER_S)
+        assert queue.begin_bulk() == [*first, "in_covered"]
+
+    run(main())

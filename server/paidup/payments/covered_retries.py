@@ -64,11 +64,9 @@ class CoveredRetries:
     def add(self, retry: Retry) -> None:
         self._retries.append(retry)
 
-    def due(self, before: float) -> list[str]:
-        """The invoices of all retries, where the first was due by then; else none."""
-        if self._first() is None or self._retries[0][0] > before:
-            return []
-        return [retry[1].invoice for retry in self._retries if is_valid(retry)]
+    def due(self) -> list[Retry]:
+        """All of them."""
+        return [retry for retry in self._retries if is_valid(retry)]
 
     def next_at(self) -> float | None:
         """When the next retry may be made, or is covered no more. None where there is none."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Collection
@@ -135,7 +136,8 @@ class VerificationQueue:
         while places and found < at_most:
             place = places.pop()
             if place < len(self._retries) and self._retries[place][0] <= at:
-                found += is_valid(self._retries[place])
+                entry = self._retries[place][1]
+                found += is_valid(self._retries[place]) and not self._covered.covers(entry, at)
                 places += (2 * place + 1, 2 * place + 2)  # where a heap keeps those that are due next
         return found
 
@@ -180,19 +182,18 @@ class VerificationQueue:
         All whose check is due, and those that only await their payment.
         """
         before = loop_time() - BULK_AFTER_S
-        first = next(iter(self._first_checks.values()), None)
-        retry_at = self._next_retry_at()
-        covered = self._covered.due(before)
-        overdue = (first and first.due_at <= before) or (retry_at is not None and retry_at <= before)
-        if not (covered or overdue):
+        self._next_retry_at()
+        first, covered = list(self._first_checks.values())[:1], self._covered.due()
+        times = [entry.due_at for entry in first] + [at for at, _ in (*self._retries[:1], *covered)]
+        if min(times, default=math.inf) > before:
             return []
         paused = [retry for retry in self._retries if is_valid(retry)]
-        due = [entry.invoice for due_at, entry in paused if due_at <= before]
+        due = [retry for retry in paused if retry[0] <= before]
         if len(self._first_checks) + len(due) + len(covered) < BULK_THRESHOLD:
             return []
         self._covered.begin_pass()
-        awaiting = [entry.invoice for due_at, entry in paused if due_at > before and entry.awaits_payment]
-        return [*self._first_checks, *due, *covered, *awaiting]
+        awaiting = [retry for retry in paused if retry[0] > before and retry[1].awaits_payment]
+        return [*self._first_checks, *(entry.invoice for _, entry in (*due, *covered, *awaiting))]
 
     def end_bulk(self, covered: Collection[str]) -> None:
         """A pass of bulk verification has covered these invoices: see `CoveredRetries`."""
