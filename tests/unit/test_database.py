@@ -14,9 +14,9 @@ import asyncpg
 import pytest
 from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
-from tortoise.exceptions import DBConnectionError
+from tortoise.exceptions import DBConnectionError, OperationalError
 
-from paidup.db import applied_migrations
+from paidup.db import applied_migrations, sqlite
 from paidup.db.applied_migrations import migrate_where_needed
 from paidup.db.connection import (
     connection,
@@ -68,6 +68,47 @@ async def test_sqlites_log_keeps_its_file(sqlite_template: Path, tmp_path: Path)
         await connection().execute_query("PRAGMA wal_checkpoint(RESTART)")
         await connection().execute_query("INSERT INTO big VALUES ('small')")
         assert os.stat(log).st_size == size
+
+
+async def test_the_address_may_say_how_long_sqlites_log_stays(sqlite_template: Path, tmp_path: Path) -> None:
+    shutil.copy(sqlite_template, tmp_path / "log.db")
+    async with open_database(f"sqlite://{tmp_path / 'log.db'}?journal_size_limit=4096"):
+        _, found = await connection().execute_query("PRAGMA journal_size_limit")
+        assert found[0][0] == 4096
+
+
+async def test_what_sqlite_writes_in_one_call_is_written_whole_or_not_at_all(sqlite_url: str) -> None:
+    """A spend's entry without its account's balance would be a wrong balance for ever."""
+
+    def work(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO big VALUES ('entry')")
+        raise sqlite3.OperationalError("the disk is full")
+
+    async with open_database(sqlite_url):
+        await connection().execute_script("CREATE TABLE big (text)")
+        with pytest.raises(OperationalError):
+            await sqlite.write(connection(), work)
+        assert await sqlite.read(connection(), ("SELECT * FROM big", [])) == [[]]
+
+
+async def test_what_sqlite_reads_in_one_call_is_of_one_moment(sqlite_url: str) -> None:
+    """Another process may write between two of its statements."""
+    other = sqlite3.connect(
+        sqlite_url.removeprefix("sqlite://"), check_same_thread=False, isolation_level=None
+    )
+
+    def write() -> int:
+        return other.execute("INSERT INTO big VALUES ('new')").rowcount
+
+    async with open_database(sqlite_url):
+        await connection().execute_script("CREATE TABLE big (text)")
+        client: Any = connection()
+        await client._connection.create_function("write", 0, write)
+        count: tuple[str, list[Any]] = ("SELECT count(*) FROM big", [])
+        found = await sqlite.read(connection(), count, ("SELECT write()", []), count)
+        assert found == [[(0,)], [(1,)], [(0,)]]
+        assert await sqlite.read(connection(), count) == [[(1,)]]
+    other.close()
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)

@@ -180,6 +180,15 @@ async def test_a_payment_waits_until_the_prices_that_could_not_be_written_are(
     assert book.are_known(lines)
 
 
+async def test_a_price_that_a_payment_names_is_written_before_it_is_settled(services: Services) -> None:
+    pro = await (await a_book(services)).id_for(services.catalogue.plan("pro").prices[0])
+    await KnownPrice.all().delete()
+    await PriceCatalog(services.catalogue, services.gateway.account).learn(
+        [LineFacts(pro, 2900, 1, False, 0, 0)]
+    )
+    assert [row.id for row in await KnownPrice.all()] == [pro]
+
+
 async def test_products_and_currency_options_are_kept(services: Services, stripe_side: StripeSide) -> None:
     """`currency_options` come only expanded: https://docs.stripe.com/api/prices/object."""
     pro = await (await a_book(services)).id_for(services.catalogue.plan("pro").prices[0])
