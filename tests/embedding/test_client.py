@@ -16,6 +16,7 @@ import pytest
 from fastapi import HTTPException
 
 from paidup.client import (
+    AlreadyOnPlanError,
     APIConnectionError,
     APIError,
     APIStatusError,
@@ -30,7 +31,7 @@ from paidup.client import (
     page_token,
     signed_with,
 )
-from paidup.client.calls import cancel_call, subscribe_call
+from paidup.client.calls import cancel_call, change_call, change_steps, subscribe_call
 from paidup.client.retries import HttpResponse
 from tests.conftest import World
 from tests.support.paidup import JWT_SECRET, status_with
@@ -161,6 +162,23 @@ def test_an_end_at_once_is_retried_only_where_it_names_what_to_end(answer: int |
                 steps.send(lost)
         else:
             assert isinstance(steps.send(lost), float)
+
+
+def test_a_refusal_says_that_any_earlier_attempt_may_have_done_it() -> None:
+    """Not only the one right before it: the last was refused by a rate limit."""
+    steps = Paidup("http://127.0.0.1", TOKENS)._steps(change_call("ada", "pro", None, None, None))
+    for lost in (None, _response(429, "0")):
+        next(steps)
+        assert isinstance(steps.send(lost), float)
+    next(steps)
+    body = b'{"type": "https://paidup.dev/problems/already-on-plan", "detail": "On it."}'
+    with pytest.raises(AlreadyOnPlanError) as refused:
+        steps.send(HttpResponse(409, "", body))
+    assert refused.value.repeated
+    change = change_steps("ada", "pro", None, None, None)
+    next(change)
+    with pytest.raises(AlreadyOnPlanError):
+        change.throw(refused.value)  # it names no invoice
 
 
 def _response(status: int, retry_after: str) -> HttpResponse:
