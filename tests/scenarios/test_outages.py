@@ -120,10 +120,13 @@ async def test_a_database_outage_answers_503_and_all_settles_afterwards(
     """S33: the database is unreachable: webhooks get 503, sockets stay open; afterwards all is settled."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 200)
     paidup = await world.server(webhooks=False, resync_interval_s=0.2)
-    ada = paidup.customer("ada")
+    ada, bob = paidup.customer("ada"), paidup.customer("bob")
+    await stripe_side.confirm((paid := await bob.buy("pro"))["client_secret"])
+    async with bob.watch(paid) as socket:
+        await status_with(socket, status="active")
     purchase = await ada.buy("pro")
     await stripe_side.confirm(purchase["client_secret"])
-    body = json.dumps(await stripe_side.event("invoice.paid")).encode()
+    body = json.dumps(await stripe_side.event("invoice.paid", purchase["invoice"])).encode()
     await stripe_side.conditions(rate_limited=True)
     async with ada.watch(purchase) as socket:
         await next_status(socket)
@@ -131,7 +134,7 @@ async def test_a_database_outage_answers_503_and_all_settles_afterwards(
             status, problem = await paidup.webhook(body)
             assert (status, problem["type"].rpartition("/")[2]) == (503, "storage-unavailable")
             assert "Nothing was changed" in problem["detail"], "and nothing of our insides"
-            assert (await ada.spend(1, "now"))[0] == 503
+            assert (await bob.spend(1, "now"))[0] == 503
             if "postgres" in world.database_url:
                 status, ready = await paidup.get("/readyz")
                 assert (status, ready["database"]) == (503, False)
@@ -139,10 +142,11 @@ async def test_a_database_outage_answers_503_and_all_settles_afterwards(
             assert not socket.closed
         await wait_until(lambda: _answers(paidup.get))
         assert await StripeEvent.all().count() == 0
+        assert (await bob.spend(1, "now"))[0] == 200
         status, answer = await paidup.webhook(body)
         assert (status, answer["outcome"]) == (200, "settled")
         await status_with(socket, status="active")
-    await assert_books_balance(grants=1)
+    await assert_books_balance(grants=2)
 
 
 @asynccontextmanager

@@ -52,14 +52,17 @@ async def test_a_payment_is_one_trace(
     def mine() -> dict[str, ReadableSpan]:
         return {span.name: span for span in spans() if trace_of(span) == TRACE}
 
-    await wait_until(lambda: wanted <= set(mine()))
+    def credited() -> list[str]:
+        settled = [span for span in spans() if (span.attributes or {}).get("paidup.outcome") == "settled"]
+        return [trace_of(span) for span in settled]
+
+    await wait_until(lambda: wanted <= set(mine()) and credited())
     calls = [span for name, span in mine().items() if name.startswith("Stripe ")]
     assert calls
     for call in calls:
         assert call.kind.name == "CLIENT"
         assert str((call.attributes or {})["stripe.request_id"]).startswith("req_")
-    credited = [span for span in spans() if (span.attributes or {}).get("paidup.outcome") == "settled"]
-    assert [trace_of(span) for span in credited] == [TRACE]
+    assert credited() == [TRACE]
     assert (mine()["wait invoice"].attributes or {})["paidup.source"] == told["via"]
 
 
