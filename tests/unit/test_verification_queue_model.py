@@ -12,7 +12,7 @@ import pytest
 
 from paidup.payments import covered_retries
 from paidup.payments import verification_queue as module
-from paidup.payments.queue_entries import QueueEntry, State
+from paidup.payments.queue_entries import QueueEntry, State, is_valid
 from paidup.payments.verification_queue import VerificationQueue
 from tests.support.virtual_time import run
 
@@ -131,6 +131,8 @@ class Schedule:
         for invoice in INVOICES:
             busy = invoice in model.known and model.known[invoice].state in (State.QUEUED, State.CHECKING)
             assert queue.is_checking(invoice) == (busy or invoice in model.settling)
+        retries = [each[1] for each in (*queue._retries, *queue._covered._retries) if is_valid(each)]
+        assert sorted(entry.invoice for entry in retries) == sorted(model.paused()), "none lost, none twice"
         assert len(queue._retries) + len(queue._covered._retries) <= 100 + 4 * len(INVOICES)
 
     async def add(self, invoice: str, at_once: bool) -> None:
