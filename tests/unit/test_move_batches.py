@@ -653,6 +653,7 @@ async def _at_once(asked: list[tuple[str, str, int]], grants: list[int]) -> None
     assert row.held == sum(each.credits for each in reserved)
     for each, twice in zip(asked, zip(answers[::2], answers[1::2], strict=True), strict=True):
         made = [answer.result for answer in twice if isinstance(answer, Moved)]
-        if each[0] in ("spend", "commit"):  # its result is for good
+        # Its result is for good; where a commit used nothing, the balance that it tells is the current one.
+        if each[0] == "spend" or (each[0] == "commit" and each[2]):
             again = [(await processes[0](move_of(account, each))).result for _ in made[:1]]
             assert len(set(map(repr, [*made, *again]))) <= 1
