@@ -107,7 +107,7 @@ class Lists:
         """How often Stripe is asked in one pass."""
         self.listed.clear()
         self.settled.clear()
-        await bulk._run_pass(invoices)
+        await bulk._run_pass(module._Pass(), invoices)
         return len(self.listed)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -424,6 +425,21 @@ async def end_grants(account: Account) -> None:
         await CreditGrant.filter(account_id=account.id).update(expires_at=BEGIN)
 
 
+def change_after(
+    monkeypatch: pytest.MonkeyPatch, reads: str, change: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Once, something is changed after this function of `account_states` has read."""
+    read, changes = getattr(account_states, reads), [change]
+
+    async def read_then_changed(*arguments: Any) -> dict[int, AccountState]:
+        states: dict[int, AccountState] = await read(*arguments)
+        while changes:
+            await asyncio.create_task(changes.pop()())
+        return states
+
+    monkeypatch.setattr(account_states, reads, read_then_changed)
+
+
 @pytest.mark.parametrize(
     ("meanwhile", "answer"),
     [
@@ -440,15 +456,7 @@ async def test_what_another_process_changes_meanwhile_is_seen(
 ) -> None:
     """Between reading without a lock and writing."""
     await granted(ada, 100)
-    read, changes = account_states.read_states, [meanwhile]
-
-    async def read_then_changed(accounts: Collection[int]) -> dict[int, AccountState]:
-        states = await read(accounts)
-        while changes:
-            await asyncio.create_task(changes.pop()(ada))
-        return states
-
-    monkeypatch.setattr(account_states, "read_states", read_then_changed)
+    change_after(monkeypatch, "read_states", partial(meanwhile, ada))
     answers = await asyncio.gather(moves(spend(ada, 50, "mine")), return_exceptions=True)
     assert shown(answers) == [answer]
     balance, entries, live = await three_sums(ada.id)
@@ -461,15 +469,7 @@ async def test_a_reservation_does_not_end_by_a_statement_that_leaves_its_account
     """Since the account has changed between reading and writing: then what it held would be lost."""
     await granted(ada, 100)
     await moves(reserve(ada, 60, "work"))
-    read, changes = account_states.read_reserving, [other_grant]
-
-    async def read_then_changed(*arguments: Any) -> dict[int, AccountState]:
-        states = await read(*arguments)
-        while changes:
-            await asyncio.create_task(changes.pop()(ada))
-        return states
-
-    monkeypatch.setattr(account_states, "read_reserving", read_then_changed)
+    change_after(monkeypatch, "read_reserving", partial(other_grant, ada))
     assert shown([await moves(Commit(ada.id, "work", 10, BEGIN))]) == [120]
     assert await three_sums(ada.id) == (120, 120, 120)
 
@@ -493,15 +493,7 @@ async def test_what_a_reservation_returns_is_frozen_where_a_dispute_begins_meanw
     invoice.settled_at, invoice.total_minor, invoice.subscription = BEGIN, 2900, None
     await invoice.save()
     await moves(reserve(ada, 60, "work"))
-    read, disputes = account_states.read_reserving, [dispute]
-
-    async def read_then_disputed(*arguments: Any) -> dict[int, AccountState]:
-        states = await read(*arguments)
-        while disputes:
-            await asyncio.create_task(disputes.pop()(invoice))
-        return states
-
-    monkeypatch.setattr(account_states, "read_reserving", read_then_disputed)
+    change_after(monkeypatch, "read_reserving", partial(dispute, invoice))
     await moves(Commit(ada.id, "work", 10, BEGIN) if frozen == 90 else Release(ada.id, "work", BEGIN))
     (grant,) = await CreditGrant.filter(account_id=ada.id)
     assert (grant.remaining, grant.frozen) == (0, frozen)

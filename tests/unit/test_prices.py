@@ -129,21 +129,26 @@ async def test_what_is_learned_is_kept(services: Services) -> None:
     assert len(book) == len(services.catalogue.lookup_keys)
 
 
+def fail_first_writes(monkeypatch: pytest.MonkeyPatch, failing: int, writes: list[int]) -> None:
+    """So many writes of prices fail. How many rows each write has, is added to `writes`."""
+    bulk_create = KnownPrice.bulk_create
+
+    async def create(rows: list[KnownPrice], **named: Any) -> None:
+        writes.append(len(rows))
+        if len(writes) <= failing:
+            raise OperationalError("the disk is full")
+        await bulk_create(rows, **named)
+
+    monkeypatch.setattr(KnownPrice, "bulk_create", create)
+
+
 async def test_prices_that_could_not_be_written_are_written_together_later(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S34: and never again, by whichever process."""
     await KnownPrice.all().delete()
     writes: list[int] = []
-    bulk_create = KnownPrice.bulk_create
-
-    async def fails_once(rows: list[KnownPrice], **named: Any) -> None:
-        writes.append(len(rows))
-        if len(writes) == 1:
-            raise OperationalError("the disk is full")
-        await bulk_create(rows, **named)
-
-    monkeypatch.setattr(KnownPrice, "bulk_create", fails_once)
+    fail_first_writes(monkeypatch, 1, writes)
     book = PriceCatalog(services.catalogue, services.gateway.account)
     with pytest.raises(StorageUnavailable):
         await book.refresh()
@@ -159,15 +164,7 @@ async def test_a_payment_waits_until_the_prices_that_could_not_be_written_are(
 ) -> None:
     """S34: else a process that starts later might no longer find whose price it was."""
     await KnownPrice.all().delete()
-    bulk_create, fails = KnownPrice.bulk_create, [True, True]
-
-    async def fails_twice(rows: list[KnownPrice], **named: Any) -> None:
-        if fails:
-            fails.pop()
-            raise OperationalError("the disk is full")
-        await bulk_create(rows, **named)
-
-    monkeypatch.setattr(KnownPrice, "bulk_create", fails_twice)
+    fail_first_writes(monkeypatch, 2, [])
     book = PriceCatalog(services.catalogue, services.gateway.account)
     with pytest.raises(StorageUnavailable):
         await book.refresh()

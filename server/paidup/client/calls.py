@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
 from paidup.client.entitlements import Entitlements
-from paidup.client.errors import AlreadyOnPlanError, AlreadySubscribedError
+from paidup.client.errors import AlreadyOnPlanError, AlreadySubscribedError, APIStatusError
 from paidup.client.responses import (
     AccountState,
     ChangePreview,
@@ -119,10 +119,17 @@ def subscribe_call(customer: str, plan: str, interval: str | None, quantity: int
 def subscribe_steps(
     customer: str, plan: str, interval: str | None, quantity: int
 ) -> Generator[ApiCall[Any], Any, PendingPayment]:
-    """The purchase. One with nothing to pay runs at once: a lost attempt may have made it, as in a change."""
+    """The purchase. One with nothing to pay runs at once."""
+    return _made_once(customer, subscribe_call(customer, plan, interval, quantity), AlreadySubscribedError)
+
+
+def _made_once(
+    customer: str, call: ApiCall[PendingPayment], refused: type[APIStatusError]
+) -> Generator[ApiCall[Any], Any, PendingPayment]:
+    """The call. Where an attempt that got no answer has done it, the next is `refused`: then its invoice."""
     try:
-        made: PendingPayment = yield subscribe_call(customer, plan, interval, quantity)
-    except AlreadySubscribedError as error:
+        made: PendingPayment = yield call
+    except refused as error:
         if not error.repeated or error.invoice is None:
             raise
         made = yield adopt_call(customer, error.invoice)
@@ -140,14 +147,10 @@ def change_call(
 def change_steps(
     customer: str, plan: str, interval: str | None, quantity: int | None, subscription: str | None
 ) -> Generator[ApiCall[Any], Any, PendingPayment]:
-    """The change. Where an attempt that got no answer has made it, the next is told so: then its invoice."""
-    try:
-        made: PendingPayment = yield change_call(customer, plan, interval, quantity, subscription)
-    except AlreadyOnPlanError as error:
-        if not error.repeated or error.invoice is None:
-            raise
-        made = yield adopt_call(customer, error.invoice)
-    return made
+    """The change."""
+    return _made_once(
+        customer, change_call(customer, plan, interval, quantity, subscription), AlreadyOnPlanError
+    )
 
 
 def preview_call(

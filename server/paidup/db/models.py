@@ -25,6 +25,7 @@ import paidup.db.model_comments  # noqa: F401 (before the classes below)
 from paidup.db.indexes import ConditionalIndex
 from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.entitlements import ENDED
 from paidup.domain.payment_facts import Source
 from paidup.domain.units import DEFAULT_UNIT, MAX_UNIT_NAME
 
@@ -96,7 +97,7 @@ has those of all accounts, to find those of one.
 """
 ROLLS_OVER = "rollover_cap > 0"
 """The grants of which unused credits stay after their end, or have stayed."""
-NOT_ENDED = "status NOT IN ('canceled', 'incomplete_expired')"
+NOT_ENDED = f"status NOT IN {ENDED}"
 """The subscriptions that have not ended."""
 WITHOUT_INVOICE = "invoice IS NULL AND status IN ('complete', 'open')"
 """The Checkout Sessions that are paid without an invoice so far, or may still be."""

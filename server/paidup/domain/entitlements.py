@@ -14,6 +14,8 @@ IN_GOOD_STANDING = frozenset({"trialing", "active", "past_due"})
 """Stripe's statuses of a subscription whose customer has its plan: also while a renewal is retried."""
 UNLIMITED: Literal["unlimited"] = "unlimited"
 NEVER_BEGUN = frozenset({"incomplete", "incomplete_expired"})
+ENDED = ("canceled", "incomplete_expired")
+"""For good."""
 
 
 class KnownSubscription(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ from paidup.db.models import (
     TimelineEntry,
 )
 from paidup.db.outbound_models import EventDelivery, OutboundEvent
+from paidup.domain.entitlements import ENDED
 from paidup.domain.outbound_events import OutboundEventType
 from paidup.errors import Conflict, InvalidInput, NotFound
 from paidup.operations.audit_log import (
@@ -40,7 +41,6 @@ from paidup.operations.audit_log import (
     record,
     request,
 )
-from paidup.payments.current_subscriptions import ENDED
 from paidup.runtime.clock import now
 
 ERASED = "erased"

@@ -12,10 +12,10 @@ import msgspec
 
 from paidup.db.connection import storage_errors
 from paidup.db.models import CheckoutSession
+from paidup.domain.entitlements import ENDED
 from paidup.domain.payment_facts import Source
 from paidup.errors import Conflict, NotFound, StripeRefused
 from paidup.payments.checkout_rows import awaits_claim
-from paidup.payments.current_subscriptions import ENDED
 from paidup.payments.refunds import ReversalHandler
 from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway

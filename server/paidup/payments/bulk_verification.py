@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
@@ -81,6 +82,17 @@ ReadWindow = Callable[[TimeWindow], Awaitable[int]]
 """Reads the list of the invoices of one window, page by page, and returns how many it settled."""
 
 
+@dataclass
+class _Pass:
+    """What one pass has found."""
+
+    listed: set[str] = field(default_factory=set)
+    """Those that wait, and that Stripe's list shows."""
+    whole_windows: int = 0
+    """Windows that were read to their end."""
+    covered: list[str] = field(default_factory=list)
+
+
 class BulkVerification:
     def __init__(self, gateway: StripeGateway, verification: Verification, timeline: Timeline) -> None:
         self._gateway = gateway
@@ -93,10 +105,6 @@ class BulkVerification:
         """Until when no process makes a pass, as far as this one knows (the loop's time)."""
         self._created: dict[str, int] = {}
         """When the invoices of the last pass were created, where they were still open (Unix seconds)."""
-        self._listed: set[str] = set()
-        """Those that wait, and that the pass has found in Stripe's list."""
-        self._covered: list[str] = []
-        """What the pass has covered."""
 
     def is_due(self) -> bool:
         """Whether a pass may be made, as far as this process knows."""
@@ -107,31 +115,29 @@ class BulkVerification:
 
         Returns those that were looked for without fail, where nobody has paid: see `CoveredRetries`.
         """
-        self._covered = []
-        if not self.is_due():
-            return self._covered
-        try:
-            await run_exclusively(partial(self._run_pass, invoices))
-        except StorageUnavailable as error:
-            log.warning("bulk_verification_failed", error=str(error))
-        return self._covered
+        found = _Pass()
+        if self.is_due():
+            try:
+                await run_exclusively(partial(self._run_pass, found, invoices))
+            except StorageUnavailable as error:
+                log.warning("bulk_verification_failed", error=str(error))
+        return found.covered
 
-    async def _run_pass(self, invoices: list[str]) -> int:
+    async def _run_pass(self, found: _Pass, invoices: list[str]) -> int:
         settled, all_read, pending = 0, False, dict[str, int]()
-        self._listed.clear()
         if self._nobody_pays and (pending := await self._pending(invoices)):
-            settled, all_read = await self._settle_newest(min(pending.values()) - CLOCK_LEEWAY_S)
+            settled, all_read = await self._settle_newest(found, min(pending.values()) - CLOCK_LEEWAY_S)
         if not all_read:
-            pending, whole = await pending_invoices(invoices), list[TimeWindow]()
+            pending = await pending_invoices(invoices)
             windows = split_into_windows(list(pending.values()))
-            settled += await read_windows(windows, partial(self._settle_window, whole))
-            all_read = len(whole) == len(windows)
+            settled += await read_windows(windows, partial(self._settle_window, found))
+            all_read = found.whole_windows == len(windows)
         self._nobody_pays = not settled
         if self._nobody_pays:
             self._paused_until = asyncio.get_running_loop().time() + LONG_PAUSE.total_seconds()
             if all_read:
-                unpaid = (each for each in pending if each not in self._listed)
-                self._covered = [each for each in unpaid if not is_session(each)]  # no list shows these
+                unpaid = (each for each in pending if each not in found.listed)
+                found.covered = [each for each in unpaid if not is_session(each)]  # no list shows these
         log.info("bulk_verified", waiting=len(invoices), settled=settled)
         return settled
 
@@ -143,32 +149,29 @@ class BulkVerification:
         since = (now() - RECENT).timestamp()
         return {each: at for each, at in self._created.items() if at >= since}
 
-    async def _settle_newest(self, since: int) -> tuple[int, bool]:
+    async def _settle_newest(self, found: _Pass, since: int) -> tuple[int, bool]:
         """Settle from one page, instead of one or more for each window. Whether it shows all since then."""
         try:
             page = await self._gateway.list_paid_invoices(since)
-            return await self._settle_page(page), not page.has_more
+            return await self._settle_page(found, page), not page.has_more
         except FAILURES as error:
             log.warning("bulk_window_failed", since=since, error=str(error))
             return 0, False
 
-    async def _settle_window(self, whole: list[TimeWindow], window: TimeWindow) -> int:
-        """Settle what a window shows. Where that is all, it is added to the `whole` ones."""
-
+    async def _settle_window(self, found: _Pass, window: TimeWindow) -> int:
         async def fetch(after: str | None) -> ListOf[StripeInvoice]:
             return await self._gateway.list_paid_invoices(window.since, after, until=window.until)
 
         settled, has_more = 0, False
         async for page in pages(fetch, MAX_PAGES_PER_WINDOW):
-            settled += await self._settle_page(page)
+            settled += await self._settle_page(found, page)
             has_more = page.has_more
-        if not has_more:
-            whole.append(window)
+        found.whole_windows += not has_more
         return settled
 
-    async def _settle_page(self, page: ListOf[StripeInvoice]) -> int:
+    async def _settle_page(self, found: _Pass, page: ListOf[StripeInvoice]) -> int:
         waiting = await pending_invoices([invoice.id for invoice in page.data])
-        self._listed.update(waiting)
+        found.listed.update(waiting)
         return sum([await self._settle(invoice) for invoice in page.data if invoice.id in waiting])
 
     async def _settle(self, listed: StripeInvoice) -> bool:

@@ -11,9 +11,8 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import NOT_ENDED, Account, Invoice, Subscription
 from paidup.db.unit_of_work import read_many
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.entitlements import NEVER_BEGUN
+from paidup.domain.entitlements import ENDED, NEVER_BEGUN
 
-ENDED = frozenset({"canceled", "incomplete_expired"})
 MAX_SHOWN = 20
 """How many subscriptions of one account are shown."""
 

@@ -1,10 +1,9 @@
 """Orders the invoices that browsers wait for: which one is verified next, and when.
 
-Newly confirmed payments come first, by arrival. An invoice that was verified before comes again
-after growing pauses, and gets every fourth slot where slots are short. Settled invoices are removed
-from the queue, so slots go to those whose webhook is late. Retries of what bulk verification covers are
-rare. An entry costs no task, no query and no
-request: the queue is a data structure, and `VerificationWorker` works it off.
+Newly confirmed payments come first, by arrival. An invoice that was verified before comes again after growing
+pauses, and gets every fourth slot where slots are short. Retries of what bulk verification covers are rare.
+Settled invoices are removed from the queue, so slots go to those whose webhook is late. An entry costs no
+task, no query and no request: the queue is a data structure, and `VerificationWorker` works it off.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ from paidup.db.unit_accounts import in_all_units
 from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.delayed_methods import DELAYED_METHODS, VOUCHER_METHODS
+from paidup.domain.entitlements import ENDED
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeUnavailable
-from paidup.payments.current_subscriptions import ENDED
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
 from paidup.realtime.status_queries import read_statuses

@@ -21,7 +21,7 @@ from paidup.db.bulk import execute
 from paidup.db.connection import storage_errors
 from paidup.db.models import CheckoutSession, Invoice, Subscription
 from paidup.domain.decisions import InvoiceStatus
-from paidup.payments.current_subscriptions import ENDED
+from paidup.domain.entitlements import ENDED
 from paidup.runtime.clock import now
 from paidup.stripe_api.checkout_schemas import COMPLETE
 from paidup.stripe_api.gateway import RUNNING

@@ -8,7 +8,7 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import WITHOUT_INVOICE, Account, CheckoutSession, Invoice, Subscription
 from paidup.db.unit_of_work import read_many
 from paidup.domain.decisions import InvoiceStatus
-from paidup.payments.current_subscriptions import ENDED
+from paidup.domain.entitlements import ENDED
 from paidup.payments.invoice_rows import is_uncollectible
 from paidup.runtime.clock import now
 from paidup.stripe_api.checkout_schemas import COMPLETE

@@ -23,10 +23,10 @@ from paidup.db.instances import new_row
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.db.unit_of_work import read_by_keys
 from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
+from paidup.domain.entitlements import ENDED
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
 from paidup.payments import entitlements
-from paidup.payments.current_subscriptions import ENDED
 from paidup.payments.outcomes import EventOutcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
